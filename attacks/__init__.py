@@ -1,0 +1,1 @@
+"""Attacks: one file each, the adapters over other libraries, and the contract."""

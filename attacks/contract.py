@@ -1,0 +1,101 @@
+"""What an attack owes the harness, and the surface that the harness gives it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Generic, Literal, TypeVar
+
+from torch import Tensor, nn
+
+from benchmark.noise import Noise
+from benchmark.plugin import Config, ConfigT, Norm, Plugin, named
+
+Knowledge = Literal["gradients", "nothing"]
+"""What an attack takes from its surface."""
+
+
+class Surface(nn.Module, ABC):
+    """What the attacker optimises against: images (B, C, H, W) in [0, 1] to class scores (B, classes).
+
+    A plain module, metered from inside by the harness; it may be called with any batch.
+
+    Args:
+        num_classes: Number of classes.
+        image_shape: (C, H, W) of the images.
+    """
+
+    def __init__(self, num_classes: int, image_shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.image_shape = image_shape
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """Class scores (logits), shape (B, classes)."""
+
+
+class Attack(Plugin[ConfigT], ABC, Generic[ConfigT]):
+    """An attack: makes adversarial images against a surface, knowing nothing of what is behind it.
+
+    Facts:
+        uses: What it takes from the surface.
+        stochastic: It draws from `noise`.
+        takes_start: `craft` can begin at images other than the clean ones.
+        mandatory: A ball of this attack's norm is ranked only where this attack was run in it.
+    """
+
+    uses: ClassVar[Knowledge] = "gradients"
+    stochastic: ClassVar[bool] = False
+    takes_start: ClassVar[bool] = False
+    mandatory: ClassVar[bool] = False
+
+    @property
+    @abstractmethod
+    def norm(self) -> Norm | None:
+        """The norm that the attack bounds or minimises; None for benign changes."""
+
+    @property
+    def eps(self) -> float | None:
+        """The radius of the ball, on the [0, 1] scale; None for attacks that minimise the norm."""
+        eps = getattr(self.config, "eps", None)
+        return None if eps is None else float(eps)
+
+    @property
+    def backend(self) -> str:
+        """The library that does the work."""
+        return str(getattr(self.config, "backend", "native"))
+
+    @abstractmethod
+    def craft(
+        self, surface: Surface, x: Tensor, labels: Tensor, noise: Noise, start: Tensor | None = None
+    ) -> Tensor:
+        """Adversarial images for `x`, of its shape, in [0, 1] and within `eps`.
+
+        Args:
+            surface: What to fool.
+            x: Clean images (B, C, H, W), float32 in [0, 1]; not to be changed in place.
+            labels: True labels (B,), int64.
+            noise: The only source of randomness.
+            start: Images inside the ball to begin at (only where `takes_start`).
+        """
+
+    @classmethod
+    def craft_sweep(
+        cls,
+        attacks: Sequence[Attack[Any]],
+        surface: Surface,
+        x: Tensor,
+        labels: Tensor,
+        noises: Sequence[Noise],
+    ) -> list[Tensor]:
+        """Run attacks that differ in their swept field only; override where they can share work."""
+        return [attack.craft(surface, x, labels, noise) for attack, noise in zip(attacks, noises, strict=True)]
+
+
+AttackT = TypeVar("AttackT", bound=type[Attack[Config]])
+
+
+def attack(name: str) -> Callable[[AttackT], AttackT]:
+    """Register the decorated `Attack` under `name` (a literal: it is read without importing)."""
+    return named("attack", Attack, name)

@@ -1,0 +1,169 @@
+"""What a data set owes the harness: three splits, a fingerprint, and its own default source classifier."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Generic, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmark.plugin import Config, ConfigT, Plugin, named
+
+_SPLIT_SEED = 20260101
+"""Fixes the validation split and the order of the test images, for ever."""
+
+
+class Split(ABC):
+    """Labelled images. `take` gives float32 images in [0, 1], NCHW; `labels` are int64, shape (N,)."""
+
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def take(self, indices: Tensor) -> Tensor:
+        """The images at `indices` (int64, shape (B,)): float32 in [0, 1], shape (B, C, H, W)."""
+
+    def subset(self, indices: Tensor) -> Split:
+        """The images at `indices`, as a split of their own, in that order."""
+        return _Subset(self, indices)
+
+
+class TensorSplit(Split):
+    """Images held in memory: uint8 (scaled by 1/255 when taken) or float32."""
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        self.images = images
+        self.labels = labels.to(torch.int64)
+
+    def take(self, indices: Tensor) -> Tensor:
+        images = self.images[indices]
+        return images.float().div_(255) if images.dtype == torch.uint8 else images.clone()
+
+
+class _Subset(Split):
+    def __init__(self, parent: Split, indices: Tensor) -> None:
+        self._parent = parent
+        self._indices = indices
+        self.labels = parent.labels[indices]
+
+    def take(self, indices: Tensor) -> Tensor:
+        return self._parent.take(self._indices[indices])
+
+
+@dataclass(frozen=True)
+class Splits:
+    """`train` and `validation` for plugins to learn and tune on; `test` for the harness alone.
+
+    `test` is in the one fixed class-balanced order: the first n images are a balanced sample.
+    """
+
+    train: Split
+    validation: Split
+    test: Split
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a plugin's `fit` sees: training and validation images, on the device it trains on."""
+
+    train: Split
+    validation: Split
+    image_shape: tuple[int, int, int]
+    num_classes: int
+    device: torch.device
+
+    def batches(self, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        """One epoch of shuffled (images, labels); a last smaller batch is left out when others exist."""
+        order = torch.randperm(len(self.train), generator=generator)
+        yield from self._walk(self.train, order, size, drop_last=len(order) > size)
+
+    def batches_per_epoch(self, size: int) -> int:
+        """How many batches `batches(size, …)` yields."""
+        return max(1, len(self.train) // size)
+
+    def validation_batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """All validation (images, labels), in order."""
+        yield from self._walk(self.validation, torch.arange(len(self.validation)), size, drop_last=False)
+
+    def _walk(
+        self, split: Split, order: Tensor, size: int, *, drop_last: bool
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        stop = len(order) - len(order) % size if drop_last else len(order)
+        for start in range(0, stop, size):
+            chosen = order[start : start + size]
+            yield split.take(chosen).to(self.device), split.labels[chosen].to(self.device)
+
+
+class Dataset(Plugin[ConfigT], ABC, Generic[ConfigT]):
+    """A data set plugin.
+
+    State `image_shape` (C, H, W), `class_names`, `source` (the name of the target that serves as the
+    default source classifier) and `validation_size`; implement `load_train`, `load_test` and
+    `fingerprint`. The harness makes the splits.
+    """
+
+    image_shape: ClassVar[tuple[int, int, int]]
+    class_names: ClassVar[Sequence[str]]
+    source: ClassVar[str]
+    validation_size: ClassVar[int]
+
+    def __init__(self, config: ConfigT, root: Path) -> None:
+        super().__init__(config)
+        self.root = root
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Make sure that the files are there, downloading them when that is possible.
+
+        Raises:
+            UserError: They are absent and cannot be had; says which files to put where.
+        """
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """SHA-256 over the content; changes when any image or label does."""
+
+    @abstractmethod
+    def load_train(self) -> TensorSplit:
+        """All training images, validation included."""
+
+    @abstractmethod
+    def load_test(self) -> TensorSplit:
+        """All test images, in the data set's own order."""
+
+    def splits(self) -> Splits:
+        """The three splits, the same on every machine."""
+        everything = self.load_train()
+        order = class_balanced_order(everything.labels)
+        held_out, kept = order[: self.validation_size], order[self.validation_size :].sort().values
+        test = self.load_test()
+        return Splits(
+            train=everything.subset(kept),
+            validation=everything.subset(held_out),
+            test=test.subset(class_balanced_order(test.labels)),
+        )
+
+
+def class_balanced_order(labels: Tensor) -> Tensor:
+    """A fixed permutation in which every prefix holds each class as equally often as possible."""
+    # RandomState's streams are frozen by numpy's compatibility policy; newer generators' are not.
+    random = np.random.RandomState(_SPLIT_SEED)
+    queues = [random.permutation(np.flatnonzero(labels.numpy() == label)) for label in np.unique(labels)]
+    rounds = max(len(queue) for queue in queues)
+    turns = [queue[turn] for turn in range(rounds) for queue in queues if turn < len(queue)]
+    return torch.tensor(np.array(turns), dtype=torch.int64)
+
+
+DatasetT = TypeVar("DatasetT", bound=type[Dataset[Config]])
+
+
+def dataset(name: str) -> Callable[[DatasetT], DatasetT]:
+    """Register the decorated `Dataset` under `name` (a literal: it is read without importing)."""
+    return named("dataset", Dataset, name)

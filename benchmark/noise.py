@@ -1,0 +1,55 @@
+"""Random numbers indexed by image, so that figures do not depend on batches or workers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Noise:
+    """One random stream for each image of a batch.
+
+    A stream is fixed by (seed, image index) alone: an image meets the same noise whatever batch it
+    is in, however many images there are and wherever they are computed. Numbers are drawn on the CPU
+    (Philox, counter-based) and moved, so CUDA sees the same ones.
+    """
+
+    def __init__(self, seed: int, indices: Sequence[int]) -> None:
+        self.seed = seed
+        self.indices = list(indices)
+        self._streams = [
+            np.random.Generator(np.random.Philox(key=[seed % 2**64, index])) for index in self.indices
+        ]
+
+    def _draw(self, like: Tensor, method: str) -> Tensor:
+        if len(like) != len(self._streams):
+            raise ValueError(f"noise for {len(self._streams)} images, asked for {len(like)}")
+        shape = tuple(like.shape[1:])
+        rows = [getattr(stream, method)(shape, dtype=np.float32) for stream in self._streams]
+        return torch.from_numpy(np.stack(rows)).to(like.device)
+
+    def normal_like(self, like: Tensor) -> Tensor:
+        """Standard normal numbers of the shape of `like` (images first), float32."""
+        return self._draw(like, "standard_normal")
+
+    def uniform_like(self, like: Tensor) -> Tensor:
+        """Numbers uniform on [0, 1) of the shape of `like` (images first), float32."""
+        return self._draw(like, "random")
+
+
+class StreamNoise(Noise):
+    """Noise for whatever batch comes: fresh at each call, reproducible in order only.
+
+    For surfaces, whose attacks drop, repeat and reorder images as they please.
+    """
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed, [])
+        self._stream = np.random.Generator(np.random.Philox(key=[seed % 2**64, 2**63]))
+
+    def _draw(self, like: Tensor, method: str) -> Tensor:
+        drawn = getattr(self._stream, method)(tuple(like.shape), dtype=np.float32)
+        return torch.from_numpy(drawn).to(like.device)

@@ -1,0 +1,104 @@
+"""What every kind of plugin shares: a name, a typed configuration, a report of its training."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Norm = Literal["linf", "l2", "l0"]
+
+
+class Config(BaseModel):
+    """The parameters of a plugin: typed, bounded, immutable, and closed to unknown keys.
+
+    Declare fields with `train(default, ...)` when trained weights depend on them and with
+    `infer(default, ...)` when they only act afterwards; `param(...)` where nothing is trained;
+    `sweep(...)` also allows a list in a grid. Bounds are pydantic's: `ge`, `gt`, `le`, `lt`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    @classmethod
+    def fields_marked(cls, mark: str) -> frozenset[str]:
+        """Names of the fields declared with the marker `mark` ("train", "infer" or "sweep")."""
+        return frozenset(
+            name
+            for name, field in cls.model_fields.items()
+            if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("mark") == mark
+        )
+
+
+def param(default: Any = ..., **bounds: Any) -> Any:
+    """A plain field: every result of the plugin depends on it."""
+    return Field(default, **bounds)
+
+
+def train(default: Any, **bounds: Any) -> Any:
+    """A field that trained weights depend on."""
+    return Field(default, json_schema_extra={"mark": "train"}, **bounds)
+
+
+def infer(default: Any, **bounds: Any) -> Any:
+    """A field that acts after training only: changing it retrains nothing."""
+    return Field(default, json_schema_extra={"mark": "infer"}, **bounds)
+
+
+def sweep(default: Any = ..., **bounds: Any) -> Any:
+    """A field that a grid may give as a list: one cell for each member."""
+    return Field(default, json_schema_extra={"mark": "sweep"}, **bounds)
+
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+Reporter = Callable[[int, int, Mapping[str, float]], None]
+"""Called with (steps done, steps in all, figures such as losses)."""
+
+
+def _ignore(done: int, total: int, figures: Mapping[str, float]) -> None:
+    """The reporter of a plugin that nobody listens to."""
+
+
+class Plugin(Generic[ConfigT]):
+    """Base of every contract. `name` is set by the decorator, `config` by the harness."""
+
+    name: ClassVar[str] = ""
+    reporter: Reporter = staticmethod(_ignore)
+
+    def __init__(self, config: ConfigT) -> None:
+        super().__init__()
+        self.config = config
+
+    @classmethod
+    def config_type(cls) -> type[Config]:
+        """The configuration class that the plugin was parametrised with, e.g. `Defense[MyConfig]`."""
+        for base in cls.__mro__:
+            for generic in getattr(base, "__orig_bases__", ()):
+                for argument in typing.get_args(generic):
+                    if isinstance(argument, type) and issubclass(argument, Config):
+                        return argument
+        return Config
+
+    def report(self, done: int, total: int, **figures: float) -> None:
+        """Tell the harness how far a training is; `figures` are losses or rates.
+
+        A figure that is not finite ends the training: the harness raises and stores no weights.
+        """
+        self.reporter(done, total, figures)
+
+
+PluginT = TypeVar("PluginT", bound=type[Plugin[Any]])
+
+
+def named(kind: str, base: type[Plugin[Any]], name: str) -> Callable[[PluginT], PluginT]:
+    """The decorator behind `@defense("name")` and its siblings: checks the base, sets the name."""
+
+    def mark(cls: PluginT) -> PluginT:
+        if not (isinstance(cls, type) and issubclass(cls, base)):
+            raise TypeError(f"@{kind}({name!r}) needs a subclass of {base.__name__}, got {cls!r}")
+        cls.name = name
+        return cls
+
+    return mark

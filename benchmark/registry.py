@@ -1,0 +1,174 @@
+"""The registry: which plugins there are, of which kind, and where each comes from.
+
+Names are read from the files as text and from entry points, so listing imports no plugin.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from benchmark.code import Declaration, declarations, fingerprint
+from benchmark.errors import PluginFault, Problem, UserError, nearest
+from benchmark.plugin import Plugin
+
+KINDS: dict[str, str] = {
+    "dataset": "benchmark.datasets",
+    "target": "targets",
+    "defense": "defenses",
+    "attack": "attacks",
+}
+"""Each kind and the package whose files declare the built-in plugins of that kind."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One registered plugin. `load` imports it; `module` and `path` are None for entry points."""
+
+    kind: str
+    name: str
+    summary: str
+    origin: str
+    load: Callable[[], type[Plugin[Any]]]
+
+    def fingerprint(self) -> str:
+        """The fingerprint of the plugin's code; imports it to learn which file it is in."""
+        module = sys.modules[self.load().__module__]
+        if module.__file__ is None:
+            raise PluginFault(f"{self.kind} {self.name}: its module has no file to fingerprint")
+        return fingerprint(Path(module.__file__), module.__name__)
+
+
+class Registry:
+    """The known plugins by kind and name; `add` refuses duplicates and `get` suggests on a miss."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, dict[str, Entry]] = {kind: {} for kind in KINDS}
+
+    def add(self, entry: Entry) -> None:
+        """Register a plugin.
+
+        Raises:
+            UserError: The name is taken; names both origins.
+        """
+        known = self._entries[entry.kind].get(entry.name)
+        if known is not None:
+            raise UserError(
+                f"two {entry.kind}s are named {entry.name!r}: one in {known.origin}, one in {entry.origin}",
+                hint="rename one of them",
+            )
+        self._entries[entry.kind][entry.name] = entry
+
+    def names(self, kind: str) -> list[str]:
+        """The names of a kind, sorted."""
+        return sorted(self._entries[kind])
+
+    def entries(self, kind: str) -> list[Entry]:
+        """The entries of a kind, sorted by name."""
+        return [self._entries[kind][name] for name in self.names(kind)]
+
+    def get(self, kind: str, name: str) -> Entry:
+        """The entry of that name.
+
+        Raises:
+            UserError: There is none; gives the nearest names.
+        """
+        if name not in self._entries[kind]:
+            raise UserError(f"unknown {kind} {name!r}", hint=nearest(name, self._entries[kind]))
+        return self._entries[kind][name]
+
+    def add_file(self, path: Path) -> list[Entry]:
+        """Register every plugin that a file declares; for `--plugin FILE`.
+
+        Raises:
+            UserError: The file is missing, is not valid Python, declares nothing, or repeats a name.
+        """
+        module_name = f"bench_plugin_{path.stem}"
+        found = [
+            _from_declaration(declaration, lambda: _import_file(path, module_name))
+            for declaration in declarations(path, KINDS)
+        ]
+        if not found:
+            decorators = ", ".join(f'@{kind}("name")' for kind in KINDS)
+            raise UserError(Problem("declares no plugin", file=str(path), hint=f"decorate a class: {decorators}"))
+        for entry in found:
+            self.add(entry)
+        return found
+
+
+@lru_cache(maxsize=None)
+def default_registry() -> Registry:
+    """The built-in plugins and those of installed packages (entry points `bench.defenses` and so on)."""
+    registry = Registry()
+    for kind, package in KINDS.items():
+        for path in _files_of(package):
+            module = f"{package}.{path.stem}"
+            for declaration in declarations(path, [kind]):
+                registry.add(_from_declaration(declaration, lambda module=module: importlib.import_module(module)))
+        for point in importlib.metadata.entry_points(group=f"bench.{kind}s"):
+            registry.add(_from_entry_point(kind, point))
+    return registry
+
+
+def _files_of(package: str) -> list[Path]:
+    spec = importlib.util.find_spec(package)
+    folders = spec.submodule_search_locations if spec else None
+    return sorted(path for folder in folders or () for path in Path(folder).glob("*.py"))
+
+
+def _from_declaration(declaration: Declaration, load_module: Callable[[], ModuleType]) -> Entry:
+    def load() -> type[Plugin[Any]]:
+        return _checked(declaration.kind, declaration.name, getattr(load_module(), declaration.attribute))
+
+    return Entry(declaration.kind, declaration.name, declaration.summary, declaration.origin, load)
+
+
+def _from_entry_point(kind: str, point: importlib.metadata.EntryPoint) -> Entry:
+    package = point.dist.name if point.dist else "an installed package"
+
+    def load() -> type[Plugin[Any]]:
+        try:
+            loaded = point.load()
+        except Exception as error:  # whatever a stranger's import raises, the message names the culprit
+            raise UserError(f"{kind} {point.name!r} of {package} cannot be imported: {error!r}") from error
+        return _checked(kind, point.name, loaded)
+
+    return Entry(kind, point.name, f"from {package}", f"{package} ({point.value})", load)
+
+
+def _checked(kind: str, name: str, loaded: Any) -> type[Plugin[Any]]:
+    if not (isinstance(loaded, type) and issubclass(loaded, Plugin)) or loaded.name != name:
+        raise UserError(f"{kind} {name!r} is not a class decorated with @{kind}({name!r})")
+    return loaded
+
+
+def _import_file(path: Path, module_name: str) -> ModuleType:
+    if module_name in sys.modules:
+        return sys.modules[module_name]
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    if spec is None or spec.loader is None:
+        raise UserError(Problem("cannot be imported: is it a .py file?", file=str(path)))
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # a plugin file may raise anything; the user sees which file and what
+        del sys.modules[module_name]
+        trace = error.__traceback__
+        line = None
+        while trace is not None:
+            if trace.tb_frame.f_code.co_filename == str(path):
+                line = trace.tb_lineno
+            trace = trace.tb_next
+        raise UserError(
+            Problem(f"cannot be imported: {type(error).__name__}: {error}", file=str(path), line=line)
+        ) from error
+    return module

@@ -1,0 +1,1 @@
+"""Purifiers: one file each, and the contract."""

@@ -1,0 +1,34 @@
+"""JPEG compression through torchvision's codec."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchvision.io import decode_jpeg, encode_jpeg
+
+from benchmark.noise import Noise
+from benchmark.plugin import Config, infer
+from defenses.contract import Defense, defense
+
+
+class JpegConfig(Config):
+    """`quality` as libjpeg counts it, 1 to 100."""
+
+    quality: int = infer(75, ge=1, le=100)
+
+
+@defense("jpeg")
+class Jpeg(Defense[JpegConfig]):
+    """Saves and reads back each image as JPEG (Guo et al. 2018 study it as a defense)."""
+
+    control = True
+
+    def __init__(self, config: JpegConfig, image_shape: tuple[int, int, int]) -> None:
+        super().__init__(config, image_shape)
+        if image_shape[0] not in (1, 3):
+            raise ValueError(f"jpeg takes 1 or 3 channels, got {image_shape[0]}")
+
+    def purify(self, x: Tensor, noise: Noise) -> Tensor:
+        levels = (x.detach() * 255).round().to(torch.uint8).cpu()
+        decoded = [decode_jpeg(encode_jpeg(image, quality=self.config.quality)) for image in levels]
+        return torch.stack(decoded).to(device=x.device, dtype=x.dtype).div_(255)

@@ -1,0 +1,1 @@
+"""Classifiers under protection: one file per family, and the contract."""

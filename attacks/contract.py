@@ -42,12 +42,14 @@ class Attack(Plugin[ConfigT], ABC, Generic[ConfigT]):
         uses: What it takes from the surface.
         stochastic: It draws from `noise`.
         takes_start: `craft` can begin at images other than the clean ones.
+        shares_sweep: `craft_sweep` serves several values of a swept field at once.
         mandatory: A ball of this attack's norm is ranked only where this attack was run in it.
     """
 
     uses: ClassVar[Knowledge] = "gradients"
     stochastic: ClassVar[bool] = False
     takes_start: ClassVar[bool] = False
+    shares_sweep: ClassVar[bool] = False
     mandatory: ClassVar[bool] = False
 
     @property
@@ -89,8 +91,12 @@ class Attack(Plugin[ConfigT], ABC, Generic[ConfigT]):
         labels: Tensor,
         noises: Sequence[Noise],
     ) -> list[Tensor]:
-        """Run attacks that differ in their swept field only; override where they can share work."""
-        return [attack.craft(surface, x, labels, noise) for attack, noise in zip(attacks, noises, strict=True)]
+        """Images of attacks that differ in their swept fields only, in one call.
+
+        Only called where `shares_sweep`. Its whole cost is noted for each attack, so share only what
+        each would need by itself.
+        """
+        raise NotImplementedError(f"{cls.__name__} says that it shares sweeps but has no craft_sweep()")
 
 
 AttackT = TypeVar("AttackT", bound=type[Attack[Config]])

@@ -23,6 +23,8 @@ class FgsmConfig(Config):
 class Fgsm(Attack[FgsmConfig]):
     """One step of `eps` along the sign of the gradient; one gradient serves a whole sweep of `eps`."""
 
+    shares_sweep = True
+
     @property
     def norm(self) -> Norm:
         return "linf"

@@ -1,0 +1,190 @@
+"""The command line. Imports what a command needs when it runs: `bench --help` is instant."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from benchmark.errors import UserError
+
+if TYPE_CHECKING:
+    from benchmark.runs import Finished, Prepared
+
+app = typer.Typer(
+    help="Measure whether a purifier in front of an image classifier protects it from adversarial attacks.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Plugins = Annotated[
+    Optional[list[Path]], typer.Option("--plugin", help="A Python file that declares plugins; may be repeated.")
+]
+Data = Annotated[
+    Optional[Path], typer.Option("--data", help="Root folder of the data sets.", envvar="BENCH_DATA")
+]
+StoreUrl = Annotated[
+    Optional[str], typer.Option("--store", help="Folder or URL that keeps results.", envvar="BENCH_STORE")
+]
+
+
+def main() -> None:
+    """The `bench` command. Exit status: 0 all ok, 1 some cells failed, 2 the user's mistake, 130 interrupted."""
+    try:
+        app()
+    except UserError as error:
+        for problem in error.problems:
+            typer.echo(f"error: {problem}", err=True)
+        sys.exit(2)
+
+
+@app.command()
+def run(
+    grid: Annotated[str, typer.Option("--grid", help="A grid file, or the name of a built-in grid.")],
+    out: Annotated[
+        Optional[Path], typer.Option("--out", help="Folder for the files of the run [default: results/runs/NAME].")
+    ] = None,
+    data: Data = None,
+    store: StoreUrl = None,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, …")] = "auto",
+    only: Annotated[
+        Optional[list[str]],
+        typer.Option("--only", help="Keep cells whose COLUMN=VALUE, e.g. defense=ape-gan; may be repeated."),
+    ] = None,
+    plugin: Plugins = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and stop.")] = False,
+) -> None:
+    """Run a grid: train what is missing, attack, purify, score, write tables. Run again to go on."""
+    from rich.console import Console
+
+    from benchmark.display import display_for
+    from benchmark.runs import prepare, run_prepared
+
+    console = Console()
+    observer = display_for(console)
+    prepared = prepare(
+        grid,
+        observer,
+        data=data,
+        store=store,
+        device=device,
+        plugins=plugin or [],
+        only=_pairs(only or []),
+    )
+    if dry_run:
+        _announce(prepared)
+        return
+    try:
+        finished = run_prepared(prepared, observer, out or Path("results/runs") / prepared.grid.name)
+    except KeyboardInterrupt:
+        observer.end()
+        typer.echo("interrupted: what is done is kept; the same command goes on from here", err=True)
+        raise typer.Exit(130) from None
+    _conclude(finished)
+
+
+@app.command(name="list")
+def list_plugins(
+    kind: Annotated[Optional[str], typer.Argument(help="datasets, targets, defenses, attacks, threats, grids")] = None,
+    plugin: Plugins = None,
+) -> None:
+    """List what there is, by kind."""
+    from benchmark.catalogue import catalogue
+
+    for title, lines in catalogue(kind, plugin or []):
+        typer.echo(title)
+        for line in lines:
+            typer.echo(f"  {line}")
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="The name of a plugin, a threat or a built-in grid.")],
+    plugin: Plugins = None,
+) -> None:
+    """Show what something is, its parameters and where it comes from."""
+    from benchmark.catalogue import explain
+
+    typer.echo(explain(name, plugin or []))
+
+
+@app.command()
+def tables(run: Annotated[Path, typer.Argument(help="The folder of a run.")]) -> None:
+    """Print the tables of a run as Markdown."""
+    from benchmark.runs import read_records
+    from benchmark.tables import markdown
+
+    typer.echo(markdown(read_records(run), run.resolve().name), nl=False)
+
+
+@app.command()
+def doctor(data: Data = None, store: StoreUrl = None, plugin: Plugins = None) -> None:
+    """Say what this machine has, and what stands in the way of a run."""
+    from benchmark.doctor import examine
+    from benchmark.registry import default_registry
+    from benchmark.runs import default_data
+    from benchmark.store import default_store
+
+    registry = default_registry()
+    for path in plugin or []:
+        registry.add_file(path)
+    findings = list(examine(registry, data or default_data(), store or default_store()))
+    for finding in findings:
+        typer.echo(f"{'ok  ' if finding.ok else 'BAD '} {finding.subject}: {finding.detail}")
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(1)
+
+
+def _pairs(only: list[str]) -> dict[str, set[str]]:
+    pairs: dict[str, set[str]] = {}
+    for text in only:
+        column, equals, value = text.partition("=")
+        if not equals:
+            raise UserError(f"--only takes COLUMN=VALUE, got {text!r}", hint="e.g. --only defense=ape-gan")
+        pairs.setdefault(column, set()).add(value)
+    return pairs
+
+
+def _announce(prepared: Prepared) -> None:
+    """The dry run: cells, what the store has, what will be trained, how long it may take."""
+    from collections import Counter
+
+    from benchmark.display import describe
+    from benchmark.estimate import estimate
+    from benchmark.executor import split_by_store
+
+    plan = prepared.plan
+    missing, cached = split_by_store(plan, prepared.workshop)
+    typer.echo(f"{len(plan.cells)} cells, {len(plan.skipped)} of them skipped")
+    by_threat = Counter((cell.dataset.name, cell.target.label, cell.threat.name, cell.n) for cell in plan.cells)
+    for (dataset, target, threat, n), count in by_threat.items():
+        typer.echo(f"  {dataset}, {target}, {threat}: {count} cells, n = {n}")
+    typer.echo(f"in the store: {len(cached)} results; to do: {len(missing)}")
+    for kind, count in Counter(task.kind for task in missing).items():
+        typer.echo(f"  {count} × {kind}")
+    for task in missing:
+        if task.kind.startswith("train"):
+            typer.echo(f"  needs {describe(task)}")
+    guess = estimate(missing, prepared.workshop.store)
+    typer.echo(f"time, from earlier timings: about {guess.seconds:.0f} s")
+    if guess.unknown:
+        kinds = sorted({f"{task.kind} {task.label}" for task in guess.unknown})
+        typer.echo(f"  and {len(guess.unknown)} tasks never timed here: {', '.join(kinds)}")
+
+
+def _conclude(finished: Finished) -> None:
+    from collections import Counter
+
+    typer.echo((finished.out / "tables.md").read_text(encoding="utf-8"))
+    counts = Counter(row["status"] for row in finished.records)
+    typer.echo("cells: " + ", ".join(f"{count} {status}" for status, count in counts.items()))
+    for name in ("records.csv", "leaderboard.csv", "outcomes.parquet", "tables.md", "run.json"):
+        if (finished.out / name).exists():
+            typer.echo(f"  {finished.out / name}")
+    for reason, count in Counter(row["reason"] for row in finished.failed).items():
+        typer.echo(f"failed, {count} cells: {reason}", err=True)
+    if finished.failed:
+        raise typer.Exit(1)

@@ -1,0 +1,200 @@
+"""What a run shows: a live view on a terminal, plain lines in a pipe, nothing from Python."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from benchmark.executor import Observer
+from benchmark.tasks import Craft, Task, TrainTarget
+
+_VERBS = {
+    "train-target": "training",
+    "train-defense": "training",
+    "probe": "probing",
+    "craft": "crafting",
+    "purify": "purifying",
+    "score": "scoring",
+}
+_LINE_EVERY = 10.0
+"""Seconds between two plain lines of progress."""
+
+
+def describe(task: Task) -> str:
+    """A task in a few words."""
+    words = f"{_VERBS[task.kind]} {task.label}"
+    if isinstance(task, TrainTarget) and task.role == "source":
+        words += " (source)"
+    if isinstance(task, Craft):
+        words += f" against {task.surface.target.label}"
+        if task.surface.purifier is not None:
+            words += f" behind {task.surface.purifier.defense.name}"
+    return words
+
+
+class Silent:
+    """Shows nothing."""
+
+    def begin(self, missing: Mapping[str, int], cached: Mapping[str, int]) -> None: ...
+
+    def started(self, task: Task) -> None: ...
+
+    def finished(self, task: Task, seconds: float) -> None: ...
+
+    def failed(self, task: Task, reason: str) -> None: ...
+
+    def training(self, task: Task, done: int, total: int, figures: Mapping[str, float]) -> None: ...
+
+    def warn(self, message: str) -> None: ...
+
+    def end(self) -> None: ...
+
+
+class _Counting(Silent):
+    """Counts what is done and guesses what is left from the mean time of each kind of work."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._left: dict[str, int] = {}
+        self._spent: dict[str, list[float]] = {}
+        self._total = 0
+        self._done = 0
+        self._reasons: set[str] = set()
+
+    def begin(self, missing: Mapping[str, int], cached: Mapping[str, int]) -> None:
+        self._left = dict(missing)
+        self._total = sum(missing.values())
+        self._console.print(_opening(missing, cached), highlight=False)
+
+    def finished(self, task: Task, seconds: float) -> None:
+        self._left[task.kind] -= 1
+        self._spent.setdefault(task.kind, []).append(seconds)
+        self._done += 1
+
+    def failed(self, task: Task, reason: str) -> None:
+        self._left[task.kind] -= 1
+        self._done += 1
+        if reason not in self._reasons:
+            self._reasons.add(reason)
+            self._console.print(f"failed: {describe(task)}: {reason}", style="red", markup=False, highlight=False)
+
+    def warn(self, message: str) -> None:
+        self._console.print(f"warning: {message}", style="yellow", markup=False, highlight=False)
+
+    def _time_left(self) -> str:
+        known = {kind: sum(spent) / len(spent) for kind, spent in self._spent.items()}
+        if not known or any(kind not in known for kind, left in self._left.items() if left):
+            return "time left unknown"
+        seconds = sum(known[kind] * left for kind, left in self._left.items() if left)
+        return f"about {_clock(seconds)} left"
+
+
+class PlainLines(_Counting):
+    """A line for each training, and one every few seconds for the rest."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self._last = time.monotonic()
+
+    def started(self, task: Task) -> None:
+        if task.kind.startswith("train"):
+            self._say(f"{describe(task)} on {_dataset(task)} …")
+
+    def finished(self, task: Task, seconds: float) -> None:
+        super().finished(task, seconds)
+        if task.kind.startswith("train"):
+            self._say(f"{describe(task)} took {seconds:.0f} s")
+        elif time.monotonic() - self._last > _LINE_EVERY:
+            self._say(f"{self._done}/{self._total} done, {describe(task)}, {self._time_left()}")
+
+    def training(self, task: Task, done: int, total: int, figures: Mapping[str, float]) -> None:
+        if time.monotonic() - self._last > _LINE_EVERY:
+            self._say(f"{describe(task)}: step {done} of {total}, {_figures(figures)}")
+
+    def _say(self, line: str) -> None:
+        self._last = time.monotonic()
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+class Live(_Counting):
+    """A bar for everything, with what goes on right now and the time left."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            transient=True,
+        )
+        self._everything: Any = None
+        self._fit: Any = None
+
+    def begin(self, missing: Mapping[str, int], cached: Mapping[str, int]) -> None:
+        super().begin(missing, cached)
+        if self._total:
+            self._everything = self._progress.add_task("starting", total=self._total, note="")
+            self._progress.start()
+
+    def started(self, task: Task) -> None:
+        self._progress.update(self._everything, description=describe(task))
+
+    def finished(self, task: Task, seconds: float) -> None:
+        super().finished(task, seconds)
+        if self._fit is not None:
+            self._progress.remove_task(self._fit)
+            self._fit = None
+        if task.kind.startswith("train"):
+            self._console.print(f"{describe(task)} took {seconds:.0f} s", markup=False, highlight=False)
+        self._progress.update(self._everything, completed=self._done, note=self._time_left())
+
+    def failed(self, task: Task, reason: str) -> None:
+        super().failed(task, reason)
+        self._progress.update(self._everything, completed=self._done)
+
+    def training(self, task: Task, done: int, total: int, figures: Mapping[str, float]) -> None:
+        if self._fit is None:
+            self._fit = self._progress.add_task(f"  {_dataset(task)}", total=total, note="")
+        self._progress.update(self._fit, completed=done, note=_figures(figures))
+
+    def end(self) -> None:
+        self._progress.stop()
+
+
+def display_for(console: Console) -> Observer:
+    """The live view on a terminal, plain lines elsewhere."""
+    return Live(console) if console.is_terminal else PlainLines(console)
+
+
+def _opening(missing: Mapping[str, int], cached: Mapping[str, int]) -> str:
+    have = sum(cached.values())
+    if not missing:
+        return f"nothing to train, craft or score: all {have} results are in the store"
+    parts = [f"{count} × {kind}" for kind, count in missing.items()]
+    idle = [word for word, kinds in _IDLE.items() if not any(kind in missing for kind in kinds)]
+    nothing = f"; no {' and no '.join(idle)}" if idle else ""
+    return f"to do: {', '.join(parts)}; in the store: {have}{nothing}"
+
+
+_IDLE = {"training": ("train-target", "train-defense"), "attack": ("craft",)}
+
+
+def _dataset(task: Task) -> str:
+    return str(getattr(task, "dataset").name)
+
+
+def _figures(figures: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

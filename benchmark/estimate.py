@@ -1,0 +1,57 @@
+"""What a plan will take, from the timings that the store kept of similar work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import median
+
+from benchmark.store import Store
+from benchmark.tasks import Craft, Purify, Task, TrainDefense, TrainTarget
+
+_SAMPLES = 12
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds of the work whose like was timed before, and the number of tasks of unknown length."""
+
+    seconds: float
+    unknown: tuple[Task, ...]
+
+
+def estimate(missing: Iterable[Task], store: Store) -> Estimate:
+    """The median of earlier timings of the same plugin on the same data set, for each task."""
+    known: dict[tuple[str, str, str], float | None] = {}
+    seconds, unknown = 0.0, []
+    for task in missing:
+        data = _data(task)
+        if data is None:
+            continue  # probes and scores are small change
+        group = (task.kind, task.label, data)
+        if group not in known:
+            known[group] = _typical(store, *group)
+        typical = known[group]
+        if typical is None:
+            unknown.append(task)
+        else:
+            seconds += typical
+    return Estimate(seconds, tuple(unknown))
+
+
+def _data(task: Task) -> str | None:
+    if isinstance(task, TrainTarget | TrainDefense):
+        return task.dataset.name
+    if isinstance(task, Craft | Purify):
+        return task.shard.dataset.name
+    return None
+
+
+def _typical(store: Store, kind: str, label: str, data: str) -> float | None:
+    timings = []
+    for meta in store.samples(kind, label, limit=_SAMPLES):
+        task = meta.get("task", {})
+        dataset = task.get("dataset") or task.get("shard", {}).get("dataset", {})
+        if dataset.get("name") == data:
+            timings.append(float(meta["seconds"]))
+    return median(timings) if timings else None

@@ -1,0 +1,123 @@
+"""Running a plan in this process: what the store has is not done again, what fails fails alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol as Interface
+
+from benchmark.errors import PluginFault
+from benchmark.plan import Plan
+from benchmark.tasks import Craft, Task
+from benchmark.work.perform import perform, perform_sweep
+from benchmark.work.workshop import Workshop, address
+
+
+class Observer(Interface):
+    """Who wants to know how a run goes."""
+
+    def begin(self, missing: Mapping[str, int], cached: Mapping[str, int]) -> None:
+        """How many tasks of each kind have to be done, and how many are in the store."""
+
+    def started(self, task: Task) -> None: ...
+
+    def finished(self, task: Task, seconds: float) -> None: ...
+
+    def failed(self, task: Task, reason: str) -> None: ...
+
+    def training(self, task: Task, done: int, total: int, figures: Mapping[str, float]) -> None: ...
+
+    def warn(self, message: str) -> None: ...
+
+    def end(self) -> None: ...
+
+
+@dataclass
+class Execution:
+    """What came of a plan. `failures` gives the reason for each task that could not be done."""
+
+    done: dict[str, int] = field(default_factory=dict)
+    cached: dict[str, int] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+def split_by_store(plan: Plan, workshop: Workshop) -> tuple[list[Task], list[Task]]:
+    """The tasks that have to be done, and those whose results the store has.
+
+    What only serves results that are there already is not done: a missing image whose outcome is
+    stored is not crafted.
+    """
+    stored = {task.key for task in plan.tasks if workshop.store.has(address(task))}
+    wanted: dict[str, Task] = {}
+    finals = [task for cell in plan.cells for task in (*cell.probes, *cell.scores)]
+    waiting = [task for task in finals if task.key not in stored]
+    while waiting:
+        task = waiting.pop()
+        if task.key not in wanted:
+            wanted[task.key] = task
+            waiting += [needed for needed in task.needs() if needed.key not in stored]
+    return [t for t in plan.tasks if t.key in wanted], [t for t in plan.tasks if t.key in stored]
+
+
+def execute(plan: Plan, workshop: Workshop, observer: Observer) -> Execution:
+    """Do the tasks of a plan that the store lacks, in order."""
+    missing, cached = split_by_store(plan, workshop)
+    execution = Execution(cached=_by_kind(cached))
+    observer.begin(_by_kind(missing), execution.cached)
+    sweeps = _sweeps(missing)
+    finished: set[str] = set()
+    for task in missing:
+        if task.key in finished or task.key in execution.failures:
+            continue
+        inherited = next((execution.failures[n.key] for n in task.needs() if n.key in execution.failures), None)
+        if inherited is not None:
+            execution.failures[task.key] = inherited
+            observer.failed(task, inherited)
+            continue
+        group: list[Task] = [task]
+        if isinstance(task, Craft) and task.sweep is not None:
+            group = list(sweeps[task.sweep])
+        _do(group, workshop, observer, execution)
+        finished.update(member.key for member in group)
+    observer.end()
+    return execution
+
+
+def _do(group: list[Task], workshop: Workshop, observer: Observer, execution: Execution) -> None:
+    for task in group:
+        observer.started(task)
+    begin = time.perf_counter()
+    try:
+        crafts = [task for task in group if isinstance(task, Craft)]
+        if len(crafts) > 1:
+            perform_sweep(crafts, workshop)
+        else:
+            perform(group[0], workshop)
+    except PluginFault as fault:
+        reason = str(fault)
+    except Exception as error:  # a target, a trainer or the harness itself: the cell fails, the run goes on
+        reason = f"{type(error).__name__}: {error}"
+    else:
+        for task in group:
+            execution.done[task.kind] = execution.done.get(task.kind, 0) + 1
+            observer.finished(task, (time.perf_counter() - begin) / len(group))
+        return
+    for task in group:
+        execution.failures[task.key] = reason
+        observer.failed(task, reason)
+
+
+def _sweeps(tasks: list[Task]) -> dict[str, list[Craft]]:
+    groups: dict[str, list[Craft]] = {}
+    for task in tasks:
+        if isinstance(task, Craft) and task.sweep is not None:
+            groups.setdefault(task.sweep, []).append(task)
+    return groups
+
+
+def _by_kind(tasks: list[Task]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for task in tasks:
+        counts[task.kind] = counts.get(task.kind, 0) + 1
+    return counts

@@ -1,0 +1,94 @@
+"""Named doubts and notes about a cell. `FLAGS.md` says the same in words for people.
+
+A doubt withholds a claim of robustness, never a success: the row prints `error ≥ x` and has no rank.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmark.plan import Cell
+
+_MOVED_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A flag: how serious it is, when it is raised, and what to do about it."""
+
+    kind: Literal["doubt", "note"]
+    raised_if: str
+    remedy: str
+
+
+FLAGS: dict[str, Flag] = {
+    "zero-gradient": Flag(
+        "doubt",
+        "an image on which the bare target falls to the attack survives in the pipeline, and the exact gradient "
+        "through the pipeline was zero or not a number there: it says nothing about robustness",
+        "attack through a differentiable stand-in for the defense, or without gradients",
+    ),
+    "not-moved": Flag(
+        "doubt",
+        "the images that survive were moved by less than half of eps on average",
+        "look for an attack that returns its input",
+    ),
+    "purifier-not-trained": Flag(
+        "doubt",
+        "the trained defense adds more clean error than its gate allows (5 points unless it says otherwise)",
+        "train it longer, or on data that it was made for",
+    ),
+    "incomplete": Flag(
+        "doubt",
+        "an attack that is mandatory for the ball failed or was not in the grid (leaderboard rows only)",
+        "add the attack, e.g. pgd with the eps of the ball, or mend what failed",
+    ),
+    "below-control": Flag(
+        "note",
+        "the worst-case error is not significantly lower than that of every control of the same grid "
+        "(exact McNemar test, one-sided 5 %, Holm-corrected; leaderboard rows only)",
+        "compare with the controls before claiming anything",
+    ),
+}
+
+
+def is_doubt(name: str) -> bool:
+    """Whether a flag withholds the claim of its row."""
+    return FLAGS[name].kind == "doubt"
+
+
+def cell_flags(
+    cell: Cell,
+    *,
+    survives: NDArray[np.bool_],
+    baseline_wrong: NDArray[np.bool_],
+    size: NDArray[np.float64],
+    gradient: NDArray[np.float64] | None,
+    clean_error: float,
+    clean_error_target: float,
+) -> list[str]:
+    """The flags of one cell.
+
+    Args:
+        cell: The cell.
+        survives: Which images the pipeline gets right under the cell's attack.
+        baseline_wrong: Which images the bare target gets wrong under the same attack.
+        size: How far each image was moved, in the cell's norm.
+        gradient: The largest absolute input gradient at each clean image, where it was probed.
+        clean_error: Of the pipeline.
+        clean_error_target: Of the bare target.
+    """
+    found = []
+    if gradient is not None and bool((survives & baseline_wrong & ~(gradient > 0)).any()):
+        found.append("zero-gradient")
+    eps = cell.attack.eps
+    if eps and cell.attack.norm == "linf" and survives.any() and size[survives].mean() < _MOVED_SHARE * eps:
+        found.append("not-moved")
+    defense = cell.purifier.defense
+    if defense.trainable and clean_error - clean_error_target > defense.gate:
+        found.append("purifier-not-trained")
+    return found

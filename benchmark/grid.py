@@ -1,0 +1,295 @@
+"""A grid: what to run, validated as a whole before anything runs.
+
+The vocabulary is in `docs/grid.md`. Every mistake is collected, with its line, and all are shown at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from benchmark.errors import Problem, UserError, nearest
+from benchmark.plugin import Config, Plugin
+from benchmark.registry import Entry, Registry
+from benchmark.threats import ALIASES, THREATS
+from benchmark.yaml_lines import Document, PathInDocument, read_yaml
+
+GRIDS = Path(__file__).parent / "grids"
+
+_LISTS = ("datasets", "targets", "defenses", "attacks", "threats")
+_BLOCK_KEYS = (*_LISTS, "seeds", "source")
+_SEED_KINDS = ("target", "defense", "attack")
+# Keys of an entry that are the harness's and not the plugin's.
+_OWN_KEYS: dict[str, tuple[str, ...]] = {
+    "dataset": ("n",),
+    "target": (),
+    "defense": ("n", "source"),
+    "attack": ("n",),
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A plugin that a grid names, with its validated parameters and the harness's own keys."""
+
+    entry: Entry
+    plugin: type[Plugin[Any]]
+    config: Config
+    n: int | None = None
+    source_is_target: bool = False
+
+
+@dataclass(frozen=True)
+class ThreatChoice:
+    """A threat that a grid names, with its validated parameters."""
+
+    name: str
+    config: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Block:
+    """One product: every combination of its members is a cell."""
+
+    datasets: tuple[Choice, ...]
+    targets: tuple[Choice, ...]
+    defenses: tuple[Choice, ...]
+    attacks: tuple[Choice, ...]
+    threats: tuple[ThreatChoice, ...]
+    seeds: Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A validated grid; `data` is what was written."""
+
+    name: str
+    blocks: tuple[Block, ...]
+    data: Mapping[str, Any] = field(repr=False)
+
+
+def builtin_grids() -> list[str]:
+    """Names of the built-in grids."""
+    return sorted(path.stem for path in GRIDS.glob("*.yaml"))
+
+
+def find_grid(name: str) -> Path:
+    """The file of that name, or the built-in grid of that name where there is no such file.
+
+    Raises:
+        UserError: There is neither.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    builtin = GRIDS / f"{path.stem if path.suffix in ('.yaml', '.yml') else name}.yaml"
+    if path.parent == Path() and builtin.is_file():
+        return builtin
+    raise UserError(
+        f"no grid file {name!r}, and no built-in grid of that name",
+        hint=f"built-in grids: {', '.join(builtin_grids())}",
+    )
+
+
+def load_grid(source: str | Path | Mapping[str, Any], registry: Registry) -> Grid:
+    """Read and validate a grid: a file, the name of a built-in one, or a mapping.
+
+    Raises:
+        UserError: Anything is wrong with it; carries every problem.
+    """
+    if isinstance(source, Mapping):
+        document, default_name = Document(source), "grid"
+    else:
+        path = find_grid(str(source))
+        document, default_name = read_yaml(path), path.stem
+    return _Reader(document, registry).grid(default_name)
+
+
+class _Reader:
+    """Walks a document and collects problems; nothing here raises before the end."""
+
+    def __init__(self, document: Document, registry: Registry) -> None:
+        self._document = document
+        self._registry = registry
+        self._problems: list[Problem] = []
+
+    def grid(self, default_name: str) -> Grid:
+        data = self._document.data
+        name = data.get("name", default_name)
+        if not isinstance(name, str) or not name or "/" in name or name.startswith("."):
+            self._wrong(("name",), f"name must be text that can name a folder, got {name!r}")
+        if "blocks" in data:
+            self._only_keys((), data, ("name", "blocks"))
+            blocks = list(self._blocks(data["blocks"]))
+        else:
+            self._only_keys((), data, ("name", "blocks", *_BLOCK_KEYS))
+            blocks = [self._block((), data)]
+        if self._problems:
+            raise UserError(self._problems)
+        return Grid(name, tuple(blocks), data)
+
+    def _wrong(self, path: PathInDocument, message: str, hint: str | None = None) -> None:
+        self._problems.append(self._document.problem(path, message, hint))
+
+    def _only_keys(self, path: PathInDocument, data: Mapping[str, Any], known: tuple[str, ...]) -> None:
+        for key in data:
+            if key not in known:
+                self._wrong((*path, key), f"unknown key {key!r}", nearest(str(key), known))
+
+    def _blocks(self, value: Any) -> Iterator[Block]:
+        if not isinstance(value, list):
+            self._wrong(("blocks",), f"blocks must be a list of mappings, got {value!r}")
+            return
+        for i, data in enumerate(value):
+            if not isinstance(data, Mapping):
+                self._wrong(("blocks", i), f"a block must be a mapping, got {data!r}")
+                continue
+            self._only_keys(("blocks", i), data, _BLOCK_KEYS)
+            yield self._block(("blocks", i), data)
+
+    def _block(self, path: PathInDocument, data: Mapping[str, Any]) -> Block:
+        lists = {name: self._list(path, data, name) for name in _LISTS}
+        plugins = {
+            name: tuple(choice for at, value in lists[name] for choice in self._choices(name[:-1], at, value))
+            for name in ("datasets", "targets", "defenses", "attacks")
+        }
+        everywhere = self._source(path, data, default=False)
+        return Block(
+            datasets=plugins["datasets"],
+            targets=plugins["targets"],
+            defenses=tuple(
+                Choice(d.entry, d.plugin, d.config, d.n, d.source_is_target or everywhere)
+                for d in plugins["defenses"]
+            ),
+            attacks=plugins["attacks"],
+            threats=tuple(
+                threat for at, value in lists["threats"] for threat in self._threat(at, value)
+            ),
+            seeds=self._seeds(path, data.get("seeds", [0])),
+        )
+
+    def _list(self, path: PathInDocument, data: Mapping[str, Any], name: str) -> list[tuple[PathInDocument, Any]]:
+        if name not in data:
+            self._wrong(path, f"{name} is missing", f"give a list, e.g. `{name}: [...]`")
+            return []
+        value = data[name]
+        if not isinstance(value, list):
+            self._wrong((*path, name), f"{name} must be a list, got {value!r}")
+            return []
+        if not value:
+            self._wrong((*path, name), f"{name} is empty: the grid has no cell")
+        return [((*path, name, i), member) for i, member in enumerate(value)]
+
+    def _choices(self, kind: str, path: PathInDocument, value: Any) -> Iterator[Choice]:
+        """The choices that one entry stands for: several where it sweeps a field."""
+        name, given = self._name_and_rest(kind, path, value)
+        if name is None:
+            return
+        try:
+            entry = self._registry.get(kind, name)
+            plugin = entry.load()
+        except UserError as error:
+            for problem in error.problems:
+                at = path if isinstance(value, str) else (*path, "name")
+                self._wrong(at, problem.message, problem.hint)
+            return
+        own = {key: given.pop(key) for key in _OWN_KEYS[kind] if key in given}
+        n = self._count((*path, "n"), own.get("n"))
+        source_is_target = self._source(path, own, default=False)
+        for parameters in self._swept(path, plugin.config_type(), given):
+            config = self._config(kind, name, plugin.config_type(), path, parameters)
+            if config is not None:
+                yield Choice(entry, plugin, config, n, source_is_target)
+
+    def _name_and_rest(self, kind: str, path: PathInDocument, value: Any) -> tuple[str | None, dict[str, Any]]:
+        if isinstance(value, str):
+            return value, {}
+        if isinstance(value, Mapping) and isinstance(value.get("name"), str):
+            return value["name"], {k: v for k, v in value.items() if k != "name"}
+        self._wrong(path, f"a {kind} is a name, or a mapping with a name and its parameters; got {value!r}")
+        return None, {}
+
+    def _swept(
+        self, path: PathInDocument, config: type[Config], given: dict[str, Any]
+    ) -> Iterator[dict[str, Any]]:
+        lists = {k: v for k, v in given.items() if isinstance(v, list) and k in config.fields_marked("sweep")}
+        if not lists:
+            yield given
+            return
+        if len(lists) > 1:
+            self._wrong(path, f"only one field can be a list, got {', '.join(lists)}")
+            return
+        ((field_name, members),) = lists.items()
+        if not members:
+            self._wrong((*path, field_name), f"{field_name} is an empty list")
+        for member in members:
+            yield given | {field_name: member}
+
+    def _config(
+        self, kind: str, name: str, config: type[Config], path: PathInDocument, given: dict[str, Any]
+    ) -> Config | None:
+        try:
+            return config(**given)
+        except ValidationError as error:
+            for detail in error.errors():
+                self._explain(f"{kind} {name}", config, path, given, dict(detail))
+            return None
+
+    def _explain(
+        self, owner: str, config: type[Config], path: PathInDocument, given: Mapping[str, Any], detail: dict[str, Any]
+    ) -> None:
+        place = detail["loc"][:1]
+        key = place[0] if place else ""
+        known = ", ".join(config.model_fields) or "none"
+        if detail["type"] == "extra_forbidden":
+            self._wrong((*path, key), f"{owner} has no parameter {key!r}", f"its parameters: {known}")
+        elif detail["type"] == "missing":
+            self._wrong(path, f"{owner} needs {key!r}", f"its parameters: {known}")
+        else:
+            problem = detail["msg"].removeprefix("Value error, ")
+            shown = f"{key} = {given[key]!r}: " if key in given else ""
+            self._wrong((*path, *place), f"{owner}: {shown}{problem}")
+
+    def _threat(self, path: PathInDocument, value: Any) -> Iterator[ThreatChoice]:
+        name, given = self._name_and_rest("threat", path, value)
+        if name is None:
+            return
+        name = ALIASES.get(name, name)
+        if name not in THREATS:
+            self._wrong(path, f"unknown threat {name!r}", nearest(name, [*THREATS, *ALIASES]))
+            return
+        config = self._config("threat", name, THREATS[name].config_type, path, given)
+        if config is not None:
+            yield ThreatChoice(name, config.model_dump())
+
+    def _source(self, path: PathInDocument, data: Mapping[str, Any], *, default: bool) -> bool:
+        value = data.get("source", "target" if default else "default")
+        if value not in ("target", "default"):
+            self._wrong((*path, "source"), f"source must be 'default' or 'target', got {value!r}")
+        return bool(value == "target")
+
+    def _count(self, path: PathInDocument, value: Any) -> int | None:
+        if value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
+            return value
+        self._wrong(path, f"n must be a whole number above 0, got {value!r}")
+        return None
+
+    def _seeds(self, path: PathInDocument, value: Any) -> dict[str, tuple[int, ...]]:
+        lists = value if isinstance(value, Mapping) else dict.fromkeys(_SEED_KINDS, value)
+        if isinstance(value, Mapping):
+            self._only_keys((*path, "seeds"), value, _SEED_KINDS)
+        seeds: dict[str, tuple[int, ...]] = {}
+        for kind in _SEED_KINDS:
+            members = lists.get(kind, [0])
+            good = isinstance(members, list) and all(type(m) is int and 0 <= m < 2**31 for m in members)
+            if not good or not members:
+                self._wrong((*path, "seeds"), f"seeds must be lists of whole numbers from 0, got {members!r}")
+                if not isinstance(value, Mapping):
+                    break
+                continue
+            seeds[kind] = tuple(dict.fromkeys(members))
+        return seeds

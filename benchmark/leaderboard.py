@@ -1,0 +1,232 @@
+"""The leaderboard: defenses ranked by the worst case per image within one ball, never by a mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmark.flags import is_doubt
+from benchmark.plan import Cell
+from benchmark.records import Result, Row
+from benchmark.stats import bootstrap_over_seeds, holm, mcnemar_less, wilson
+from benchmark.threats import THREATS
+
+COLUMNS = (
+    "dataset, target, target_config, threat, threat_config, norm, eps, rank, defense, defense_config, control, "
+    "n, seeds, clean_error, error, error_low, error_high, bound, attacks, flags, psnr, ssim, purify_ms"
+).split(", ")
+"""The columns of `leaderboard.csv`, in order."""
+
+_TOLERANCE = 1e-6
+_Mask = NDArray[np.bool_]
+_Seeds = tuple[Any, Any, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class _Evidence:
+    """What is kept of a cell: its record, and per image whether it was wrong and how far it was moved."""
+
+    cell: Cell
+    row: Row
+    wrong: _Mask
+    clean_wrong: _Mask
+    sizes: Mapping[str, NDArray[np.float32]]
+
+    @property
+    def ok(self) -> bool:
+        return bool(self.row["status"] == "ok")
+
+
+@dataclass(frozen=True, eq=False)
+class _Standing:
+    """A defense in one ball: the evidence about it, and each seed's errors."""
+
+    evidence: Sequence[_Evidence]
+    own: Sequence[_Evidence]
+    errors: Mapping[_Seeds, _Mask]
+    incomplete: bool
+
+    @property
+    def control(self) -> bool:
+        return self.own[0].cell.purifier.defense.control
+
+    @property
+    def covered(self) -> int:
+        return min(len(errors) for errors in self.errors.values()) if self.errors else 0
+
+
+class Leaderboard:
+    """Collects cells one by one, keeping little of each; `rows` then ranks."""
+
+    def __init__(self) -> None:
+        self._evidence: list[_Evidence] = []
+
+    def add(self, cell: Cell, result: Result) -> None:
+        """Take a cell into account. Skipped cells do not count; failed ones make rows incomplete."""
+        if result.row["status"] == "skipped":
+            return
+        nothing: _Mask = np.zeros(0, dtype=bool)
+        if result.outcomes is None:
+            self._evidence.append(_Evidence(cell, result.row, nothing, nothing, {}))
+            return
+        values = {name: np.asarray(result.outcomes[name]) for name in result.outcomes.column_names}
+        self._evidence.append(
+            _Evidence(
+                cell,
+                result.row,
+                wrong=values["adversarial"] != values["label"],
+                clean_wrong=values["clean"] != values["label"],
+                sizes={norm: values[norm].astype(np.float32) for norm in ("l0", "l2", "linf")},
+            )
+        )
+
+    def rows(self) -> list[Row]:
+        """One row for each defense in each ball that the grid attacked, ranked within the ball."""
+        found: list[Row] = []
+        for group in _grouped(self._evidence, _contest):
+            for ball in _grouped([e for e in group if e.cell.attack.eps is not None], _ball):
+                found += _ball_rows(self._evidence, ball)
+        return found
+
+
+def _contest(evidence: _Evidence) -> tuple[Any, ...]:
+    row = evidence.row
+    return tuple(row[name] for name in ("dataset", "target", "target_config", "threat", "threat_config"))
+
+
+def _ball(evidence: _Evidence) -> tuple[Any, ...]:
+    return (evidence.cell.attack.norm, evidence.cell.attack.eps)
+
+
+def _defense(evidence: _Evidence) -> tuple[Any, ...]:
+    return (evidence.row["defense"], evidence.row["defense_config"])
+
+
+def _grouped(evidence: Iterable[_Evidence], by: Any) -> list[list[_Evidence]]:
+    groups: dict[Any, list[_Evidence]] = {}
+    for member in evidence:
+        groups.setdefault(by(member), []).append(member)
+    return list(groups.values())
+
+
+def _ball_rows(everything: Sequence[_Evidence], ball: list[_Evidence]) -> list[Row]:
+    standings = [_standing(everything, own) for own in _grouped(ball, _defense)]
+    complete = [standing for standing in standings if not standing.incomplete]
+    shared = min((standing.covered for standing in complete), default=0)
+    rows = []
+    for standing in standings:
+        n = shared if not standing.incomplete else standing.covered
+        rows.append(_row(standing, n, [other for other in complete if other.control]))
+    return _ranked(rows)
+
+
+def _standing(everything: Sequence[_Evidence], own: list[_Evidence]) -> _Standing:
+    """Gather all evidence that counts for one defense in one ball."""
+    first = own[0]
+    threat, norm, eps = first.cell.threat.name, first.cell.attack.norm, first.cell.attack.eps
+    assert norm is not None  # a ball has one
+    assert eps is not None
+    counted = (threat, *THREATS[threat].nested)
+    about = [
+        e
+        for e in everything
+        if e.cell.threat.name in counted
+        and _defense(e) == _defense(first)
+        and _contest(e)[:3] == _contest(first)[:3]
+    ]
+    errors = {}
+    for seeds in _seed_combinations(own):
+        valid = [e for e in about if e.ok and _fits(e, seeds)]
+        here = [e for e in own if e.ok and _fits(e, seeds)]
+        mandatory = [e for e in here if e.cell.attack.mandatory]
+        if here:
+            covered = min(len(e.wrong) for e in (mandatory or here))
+            errors[seeds] = _worst_case(valid, covered, norm, eps)
+    complete = bool(errors) and all(
+        any(e.ok and e.cell.attack.mandatory and _fits(e, seeds) for e in own)
+        for seeds in _seed_combinations(own)
+    )
+    return _Standing(about, own, errors, incomplete=not complete or any(not e.ok for e in own))
+
+
+def _seed_combinations(own: Sequence[_Evidence]) -> list[_Seeds]:
+    seeds = {(e.row["target_seed"], e.row["defense_seed"], e.row["attack_seed"]) for e in own}
+    random = {s for s in seeds if s[2] is not None}
+    return sorted(random or seeds, key=str)
+
+
+def _fits(evidence: _Evidence, seeds: _Seeds) -> bool:
+    row = evidence.row
+    own = (row["target_seed"], row["defense_seed"], row["attack_seed"])
+    return own[:2] == seeds[:2] and own[2] in (None, seeds[2])
+
+
+def _worst_case(evidence: Sequence[_Evidence], covered: int, norm: str, eps: float) -> _Mask:
+    """Which images fall to anything that lies in the ball as measured; the clean image always does."""
+    broken = np.zeros(covered, dtype=bool)
+    for member in evidence:
+        n = min(covered, len(member.wrong))
+        broken[:n] |= member.clean_wrong[:n] | (member.wrong & (member.sizes[norm] <= eps + _TOLERANCE))[:n]
+    return broken
+
+
+def _row(standing: _Standing, n: int, controls: Sequence[_Standing]) -> Row:
+    first = standing.own[0]
+    row: Row = dict.fromkeys(COLUMNS) | {name: first.row[name] for name in COLUMNS if name in first.row}
+    row |= {"control": standing.control, "n": n, "seeds": len(standing.errors), "flags": "incomplete", "bound": "≥"}
+    row |= dict.fromkeys(("clean_error", "psnr", "ssim", "purify_ms", "error", "error_low", "error_high"))
+    row["attacks"] = " ".join(dict.fromkeys(e.cell.attack.name for e in standing.evidence if e.ok))
+    if not standing.errors:
+        return row
+    errors = np.stack([mask[:n] for mask in standing.errors.values()])
+    low, high = wilson(int(errors.sum()), n) if len(errors) == 1 else bootstrap_over_seeds(errors)
+    ok = [e for e in standing.own if e.ok]
+    row |= {"error": float(errors.mean()), "error_low": low, "error_high": high}
+    row |= {name: float(np.mean([e.row[name] for e in ok])) for name in ("clean_error", "psnr", "ssim", "purify_ms")}
+    flags = _row_flags(standing, bool((~errors).any()), controls, n)
+    row["flags"] = " ".join(flags)
+    row["bound"] = "≥" if any(_withholds(flag) for flag in flags) else "="
+    return row
+
+
+def _row_flags(standing: _Standing, survivors: bool, controls: Sequence[_Standing], n: int) -> list[str]:
+    flags = ["incomplete"] if standing.incomplete else []
+    if survivors:  # a row that claims nothing has nothing to withhold
+        flags += dict.fromkeys(flag for e in standing.own for flag in (e.row["flags"] or "").split())
+    if not standing.control and not standing.incomplete:
+        if not controls:
+            flags.append("unchecked:below-control")
+        elif not _beats(standing, controls, n):
+            flags.append("below-control")
+    return flags
+
+
+def _withholds(flag: str) -> bool:
+    return not flag.startswith("unchecked:") and is_doubt(flag)
+
+
+def _beats(standing: _Standing, controls: Sequence[_Standing], n: int) -> bool:
+    """Whether every seed errs less than every control on the same images and the same target."""
+    p_values = [
+        max(
+            mcnemar_less(ours[:n], theirs[:n])
+            for seeds, ours in standing.errors.items()
+            for other, theirs in control.errors.items()
+            if seeds[0] == other[0] and seeds[2] == other[2]
+        )
+        for control in controls
+    ]
+    return all(holm(p_values))
+
+
+def _ranked(rows: list[Row]) -> list[Row]:
+    """Ranks by error; rows in doubt have none, ties share one."""
+    ranked = sorted((row for row in rows if row["bound"] == "="), key=lambda row: row["error"])
+    for place, row in enumerate(ranked):
+        tied = place > 0 and row["error"] == ranked[place - 1]["error"]
+        row["rank"] = ranked[place - 1]["rank"] if tied else place + 1
+    return ranked + [row for row in rows if row["bound"] != "="]

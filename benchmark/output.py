@@ -1,0 +1,99 @@
+"""The files of a run: written beside their final names and renamed, row by row where they are long."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+
+from benchmark.errors import UserError
+from benchmark.plan import Cell
+from benchmark.records import Result, Row
+
+
+def open_out(path: Path) -> Path:
+    """Make the folder of a run.
+
+    Raises:
+        UserError: It cannot be made or written.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK):
+            raise PermissionError(13, "Permission denied")
+    except OSError as error:
+        raise UserError(
+            f"the output folder {path} cannot be written: {error.strerror}", hint="name another one with --out"
+        ) from error
+    return path
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
+    """Write rows as CSV; what does not apply is empty."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: _field(row[name]) for name in columns} for row in rows)
+    temporary.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON, indented."""
+    write_text(path, json.dumps(value, indent=2, default=str) + "\n")
+
+
+def _field(value: Any) -> Any:
+    if value is None:
+        return ""
+    return repr(round(value, 9)) if isinstance(value, float) else value
+
+
+class OutcomesFile:
+    """`outcomes.parquet`: the rows of every image of every cell, one row group per cell."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        self._writer: pyarrow.parquet.ParquetWriter | None = None
+
+    def __enter__(self) -> OutcomesFile:
+        return self
+
+    def add(self, cell: Cell, result: Result) -> None:
+        """Append the rows of a cell, with its key."""
+        if result.outcomes is None:
+            return
+        table = result.outcomes
+        if "in_top5" not in table.column_names:
+            table = table.append_column("in_top5", pyarrow.nulls(len(table), pyarrow.bool_()))
+        table = table.add_column(0, "key", pyarrow.array([cell.key] * len(table)).dictionary_encode())
+        if self._writer is None:
+            self._writer = pyarrow.parquet.ParquetWriter(self._temporary, table.schema)
+        self._writer.write_table(table.select(self._writer.schema.names))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            if kind is None:
+                self._temporary.replace(self._path)
+            else:
+                self._temporary.unlink(missing_ok=True)
+        elif kind is None:
+            self._path.unlink(missing_ok=True)  # no outcome: last time's must not stand for this run

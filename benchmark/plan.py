@@ -1,0 +1,258 @@
+"""From a grid to a plan: its cells, and the tasks they need, each once, in an order that can be run.
+
+Pure: no torch, no clock, no disk.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmark.errors import UserError, nearest
+from benchmark.keys import canonical, digest
+from benchmark.tasks import (
+    SHARD_SIZE,
+    AttackRef,
+    DatasetRef,
+    DefenseRef,
+    PluginRef,
+    Probe,
+    Protocol,
+    Purifier,
+    Purify,
+    Score,
+    Shard,
+    SurfaceSpec,
+    Task,
+    TrainDefense,
+    TrainTarget,
+)
+from benchmark.threats import THREATS
+from benchmark.threats.contract import Setting
+
+
+@dataclass(frozen=True, eq=False)
+class ThreatRef:
+    """A threat by name, with its configuration."""
+
+    name: str
+    config: Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Product:
+    """One block of a grid, resolved: every combination of its members is a cell.
+
+    `n` limits images: by data set, and further by defense or attack where those carry a limit.
+    `sources` gives each defense its source classifier: a `PluginRef`, or None for the target itself.
+    """
+
+    datasets: tuple[tuple[DatasetRef, int], ...]
+    targets: tuple[PluginRef, ...]
+    defenses: tuple[tuple[DefenseRef, int | None, bool], ...]
+    attacks: tuple[tuple[AttackRef, int | None], ...]
+    threats: tuple[ThreatRef, ...]
+    target_seeds: tuple[int, ...]
+    defense_seeds: tuple[int, ...]
+    attack_seeds: tuple[int, ...]
+    sources: Mapping[str, PluginRef]
+    """The default source classifier of each data set, by the data set's name."""
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One row of the records. A seed is None where nothing depends on it."""
+
+    dataset: DatasetRef
+    target: TrainTarget
+    purifier: Purifier
+    source_is_target: bool
+    attack: AttackRef
+    threat: ThreatRef
+    attack_seed: int | None
+    n: int
+    scores: tuple[Score, ...]
+    probes: tuple[Probe, ...]
+    skipped: str | None = None
+
+    @property
+    def key(self) -> str:
+        """The identity of the row: of all that its figures depend on."""
+        return digest({"identity": self.identity, "scores": [score.key for score in self.scores]})
+
+    @property
+    def defense_seed(self) -> int | None:
+        return self.purifier.training.seed if self.purifier.training else self.purifier.seed
+
+    @property
+    def defense_config(self) -> dict[str, Any]:
+        """The defense's parameters, with the source where it is not the default one."""
+        source = {"source": "target"} if self.source_is_target else {}
+        return dict(self.purifier.defense.config) | source
+
+    @property
+    def attack_config(self) -> dict[str, Any]:
+        """The attack's parameters, less those with a column of their own."""
+        return {k: v for k, v in self.attack.config.items() if k not in ("eps", "backend")}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The columns that name the cell."""
+        return {
+            "dataset": self.dataset.name,
+            "target": self.target.target.name,
+            "target_config": canonical(dict(self.target.target.config)),
+            "defense": self.purifier.defense.name,
+            "defense_config": canonical(self.defense_config),
+            "attack": self.attack.name,
+            "attack_config": canonical(self.attack_config),
+            "backend": self.attack.backend,
+            "threat": self.threat.name,
+            "threat_config": canonical(dict(self.threat.config)),
+            "judge": self.threat.config["judge"],
+            "targeted": False,
+            "norm": self.attack.norm,
+            "eps": self.attack.eps,
+            "target_seed": self.target.seed,
+            "defense_seed": self.defense_seed,
+            "attack_seed": self.attack_seed,
+            "n": self.n,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Cells, and their tasks in an order in which each comes after those that it needs."""
+
+    cells: tuple[Cell, ...]
+    tasks: tuple[Task, ...] = field(repr=False)
+
+    @property
+    def skipped(self) -> tuple[Cell, ...]:
+        return tuple(cell for cell in self.cells if cell.skipped)
+
+
+def make_plan(products: Iterable[Product], protocol: Protocol, only: Mapping[str, set[str]] | None = None) -> Plan:
+    """Expand the products, drop duplicates, keep the cells that `only` admits, order the tasks.
+
+    Args:
+        products: The blocks of a grid.
+        protocol: The harness's part in every key.
+        only: Columns of the cell's identity and the values (as text) to keep.
+
+    Raises:
+        UserError: `only` names no column, or no cell is left.
+    """
+    cells: dict[str, Cell] = {}
+    for product in products:
+        for cell in _cells(product, protocol):
+            cells.setdefault(cell.key, cell)
+    kept = [cell for cell in cells.values() if _admits(only or {}, cell)]
+    if not kept:
+        raise UserError(
+            "nothing to run: no cell of the grid matches --only" if cells else "nothing to run: the grid has no cell",
+            hint=f"of {len(cells)} cells" if cells else "every list needs a member",
+        )
+    return Plan(tuple(kept), tuple(_ordered(kept)))
+
+
+def _admits(only: Mapping[str, set[str]], cell: Cell) -> bool:
+    columns = cell.identity
+    for name in only:
+        if name not in columns:
+            raise UserError(f"--only: unknown column {name!r}", hint=nearest(name, columns))
+    return all(str(columns[name]) in values for name, values in only.items())
+
+
+def _cells(product: Product, protocol: Protocol) -> Iterator[Cell]:
+    for (dataset, n), target_ref, target_seed in itertools.product(
+        product.datasets, product.targets, product.target_seeds
+    ):
+        target = TrainTarget(protocol, dataset, target_ref, "target", target_seed)
+        source = TrainTarget(protocol, dataset, product.sources[dataset.name], "source", 0)
+        for defense, defense_n, source_is_target in product.defenses:
+            for purifier in _purifiers(
+                protocol, defense, target if source_is_target else source, product.defense_seeds
+            ):
+                for attack, attack_n in product.attacks:
+                    limit = min(limit for limit in (n, defense_n, attack_n) if limit is not None)
+                    seeds = product.attack_seeds if attack.stochastic else (None,)
+                    for threat, seed in itertools.product(product.threats, seeds):
+                        yield _cell(protocol, target, purifier, source_is_target, attack, threat, seed, limit)
+
+
+def _purifiers(
+    protocol: Protocol, defense: DefenseRef, source: TrainTarget, seeds: tuple[int, ...]
+) -> Iterator[Purifier]:
+    if defense.trainable:
+        for seed in seeds:
+            training = TrainDefense(protocol, source.dataset, defense, source, seed)
+            yield Purifier(defense, training, seed if defense.stochastic else None)
+    elif defense.stochastic:
+        yield from (Purifier(defense, None, seed) for seed in seeds)
+    else:
+        yield Purifier(defense, None, None)
+
+
+def _cell(
+    protocol: Protocol,
+    target: TrainTarget,
+    purifier: Purifier,
+    source_is_target: bool,
+    attack: AttackRef,
+    threat_ref: ThreatRef,
+    seed: int | None,
+    n: int,
+) -> Cell:
+    threat = THREATS[threat_ref.name]
+    refusal = threat.refuses(attack)
+    scores: list[Score] = []
+    probes: list[Probe] = []
+    for start in range(0, 0 if refusal else n, SHARD_SIZE):
+        shard = Shard(target.dataset, start, min(start + SHARD_SIZE, n))
+        setting = Setting(protocol, target, purifier, attack, seed, shard)
+        scores.append(
+            Score(
+                protocol,
+                target=target,
+                purifier=purifier,
+                attack=attack,
+                shard=shard,
+                judge=threat_ref.config["judge"],
+                candidates=threat.candidates(setting),
+                baseline=setting.craft("target"),
+                clean=Purify(protocol, purifier, shard, None),
+            )
+        )
+        probes += [Probe(protocol, SurfaceSpec(form, target, purifier), shard) for form in threat.probes]
+    return Cell(
+        dataset=target.dataset,
+        target=target,
+        purifier=purifier,
+        source_is_target=source_is_target and purifier.training is not None,
+        attack=attack,
+        threat=threat_ref,
+        attack_seed=seed,
+        n=n,
+        scores=tuple(scores),
+        probes=tuple(probes),
+        skipped=refusal,
+    )
+
+
+def _ordered(cells: Iterable[Cell]) -> Iterator[Task]:
+    seen: set[str] = set()
+
+    def visit(task: Task) -> Iterator[Task]:
+        if task.key in seen:
+            return
+        seen.add(task.key)
+        for needed in task.needs():
+            yield from visit(needed)
+        yield task
+
+    for cell in cells:
+        for task in (*cell.probes, *cell.scores):
+            yield from visit(task)

@@ -1,0 +1,136 @@
+"""From outcomes to records: one row of figures for each cell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow
+from numpy.typing import NDArray
+
+from benchmark.flags import cell_flags
+from benchmark.plan import Cell
+from benchmark.stats import wilson
+from benchmark.tasks import Craft, Task
+from benchmark.threats import THREATS
+from benchmark.work.workshop import Workshop, address
+
+COLUMNS = (
+    "dataset, target, target_config, defense, defense_config, attack, attack_config, backend, threat, "
+    "threat_config, judge, targeted, norm, eps, target_seed, defense_seed, attack_seed, n, status, "
+    "clean_error_target, clean_error, error_target, error_baseline, error, error_low, error_high, gain, "
+    "attack_success, recovered, damaged, error_8bit, error_top5, label_error, psnr_adv, psnr, ssim_adv, "
+    "ssim, l0, l2, linf, craft_ms, purify_ms, forwards, backwards, purifies, flags, reason, key"
+).split(", ")
+"""The columns of `records.csv`, in order."""
+
+TIMINGS = ("craft_ms", "purify_ms")
+"""The columns that differ between two computations of the same cell."""
+
+Row = dict[str, Any]
+_Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A cell's record, and the rows of its images where it is ok."""
+
+    row: Row
+    outcomes: pyarrow.Table | None
+
+
+def make_record(cell: Cell, failures: Mapping[str, str], workshop: Workshop) -> Result:
+    """The record of a cell from what the store holds.
+
+    Args:
+        cell: The cell.
+        failures: Reasons of the tasks that failed, by key.
+        workshop: To read results with.
+    """
+    row: Row = dict.fromkeys(COLUMNS) | cell.identity | {"key": cell.key, "flags": "", "reason": ""}
+    if cell.skipped:
+        return Result(row | {"status": "skipped", "reason": cell.skipped}, None)
+    tasks: tuple[Task, ...] = (*cell.probes, *cell.scores)
+    failed = next((failures[task.key] for task in tasks if task.key in failures), None)
+    if failed is not None:
+        return Result(row | {"status": "failed", "reason": failed}, None)
+    outcomes = pyarrow.concat_tables([workshop.table(score) for score in cell.scores])
+    values = {name: np.asarray(outcomes[name]) for name in outcomes.column_names}
+    row |= {"status": "ok"} | _figures(cell, values) | _costs(cell, workshop)
+    row["flags"] = " ".join(_flags(cell, values, row, workshop))
+    return Result(row, outcomes)
+
+
+def _figures(cell: Cell, values: Mapping[str, _Array]) -> Row:
+    labels = values["label"]
+    wrong = {
+        name: values[name] != labels
+        for name in ("target_clean", "clean", "baseline", "target_adversarial", "adversarial", "adversarial_8bit")
+    }
+    errors, n = int(wrong["adversarial"].sum()), len(labels)
+    low, high = wilson(errors, n)
+    row: Row = {
+        "clean_error_target": wrong["target_clean"].mean(),
+        "clean_error": wrong["clean"].mean(),
+        "error_target": wrong["target_adversarial"].mean(),
+        "error_baseline": wrong["baseline"].mean(),
+        "error": errors / n,
+        "error_low": low,
+        "error_high": high,
+        "gain": wrong["baseline"].mean() - errors / n,
+        "attack_success": _share(wrong["adversarial"], ~wrong["clean"]),
+        "damaged": _share(wrong["clean"], ~wrong["target_clean"]),
+        "error_8bit": wrong["adversarial_8bit"].mean(),
+    }
+    if THREATS[cell.threat.name].images_made_on_target:
+        row["recovered"] = _share(~wrong["adversarial"], wrong["target_adversarial"])
+    if "in_top5" in values:
+        row["error_top5"] = (~values["in_top5"]).mean()
+    for name in ("psnr_adv", "psnr", "ssim_adv", "ssim"):
+        row[name] = values[name].mean()
+    for norm in ("l0", "l2", "linf"):
+        distance = np.where(wrong["adversarial"], values[norm], np.inf)[~wrong["clean"]]
+        row[norm] = np.median(distance) if len(distance) else None
+    return {name: None if value is None else float(value) for name, value in row.items()}
+
+
+def _share(event: _Array, among: _Array) -> float | None:
+    return event[among].mean() if among.any() else None
+
+
+def _flags(cell: Cell, values: Mapping[str, _Array], row: Row, workshop: Workshop) -> Iterable[str]:
+    gradient = None
+    if cell.probes:
+        gradient = np.concatenate([workshop.tensors(probe)["largest_gradient"].numpy() for probe in cell.probes])
+    return cell_flags(
+        cell,
+        survives=values["adversarial"] == values["label"],
+        baseline_wrong=values["baseline"] != values["label"],
+        size=values[cell.attack.norm or "linf"],
+        gradient=gradient,
+        clean_error=row["clean_error"],
+        clean_error_target=row["clean_error_target"],
+    )
+
+
+def _costs(cell: Cell, workshop: Workshop) -> Row:
+    """Per image: the passes and time of all crafts that the cell rests on, and of one purification."""
+    crafts: dict[str, Craft] = {}
+    for score in cell.scores:
+        crafts |= {c.craft.key: c.craft for c in score.candidates if c.craft is not None}
+    totals = {"seconds": 0.0, "forwards": 0.0, "backwards": 0.0, "purifies": 0.0}
+    for craft in crafts.values():
+        meta = workshop.meta(craft)
+        totals["seconds"] += meta["seconds"]
+        for name in ("forwards", "backwards", "purifies"):
+            totals[name] += meta[name] * meta["images"]
+    purify_seconds = sum(workshop.meta(score.clean)["seconds"] for score in cell.scores)
+    return {
+        "craft_ms": 1000 * totals["seconds"] / cell.n,
+        "purify_ms": 1000 * purify_seconds / cell.n,
+        "forwards": totals["forwards"] / cell.n,
+        "backwards": totals["backwards"] / cell.n,
+        "purifies": totals["purifies"] / cell.n,
+    }

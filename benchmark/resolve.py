@@ -1,0 +1,123 @@
+"""From a validated grid to products of references: what the plan needs to know of data and plugins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from attacks.contract import Attack
+from benchmark.datasets.contract import Dataset
+from benchmark.errors import Problem, UserError
+from benchmark.grid import Block, Choice, Grid
+from benchmark.plan import Product, ThreatRef
+from benchmark.registry import Registry
+from benchmark.tasks import AttackRef, DatasetRef, DefenseRef, PluginRef
+from defenses.contract import Defense
+
+
+def resolve(grid: Grid, registry: Registry, data: Path) -> list[Product]:
+    """Find the images of every data set, fingerprint images and code, and take down the plugins' facts.
+
+    Args:
+        grid: A validated grid.
+        registry: Where the plugins are.
+        data: Root folder of the data sets.
+
+    Raises:
+        UserError: Images are missing, or `n` is more than there are.
+    """
+    datasets: dict[tuple[str, str], DatasetRef] = {}
+    products = []
+    for block in grid.blocks:
+        for choice in block.datasets:
+            identity = (choice.entry.name, choice.config.model_dump_json())
+            if identity not in datasets:
+                datasets[identity] = _dataset(choice, data)
+        products.append(_product(block, datasets, registry))
+    return products
+
+
+def _product(block: Block, datasets: dict[tuple[str, str], DatasetRef], registry: Registry) -> Product:
+    sized = []
+    sources = {}
+    for choice in block.datasets:
+        ref = datasets[choice.entry.name, choice.config.model_dump_json()]
+        if choice.n is not None and choice.n > ref.test_size:
+            raise UserError(Problem(f"dataset {ref.name}: n {choice.n} is more than its {ref.test_size} test images"))
+        sized.append((ref, choice.n or ref.test_size))
+        sources[ref.name] = _default_source(choice, registry)
+    return Product(
+        datasets=tuple(sized),
+        targets=tuple(_plugin(choice) for choice in block.targets),
+        defenses=tuple((_defense(choice), choice.n, choice.source_is_target) for choice in block.defenses),
+        attacks=tuple((_attack(choice), choice.n) for choice in block.attacks),
+        threats=tuple(ThreatRef(threat.name, threat.config) for threat in block.threats),
+        target_seeds=block.seeds["target"],
+        defense_seeds=block.seeds["defense"],
+        attack_seeds=block.seeds["attack"],
+        sources=sources,
+    )
+
+
+def _basics(choice: Choice) -> dict[str, Any]:
+    return {
+        "name": choice.entry.name,
+        "config": choice.config.model_dump(mode="json"),
+        "code": choice.entry.fingerprint(),
+    }
+
+
+def _plugin(choice: Choice) -> PluginRef:
+    return PluginRef(**_basics(choice))
+
+
+def _dataset(choice: Choice, data: Path) -> DatasetRef:
+    assert issubclass(choice.plugin, Dataset)
+    loaded: Dataset[Any] = choice.plugin(choice.config, data)
+    loaded.prepare()
+    return DatasetRef(
+        **_basics(choice),
+        images=loaded.fingerprint(),
+        test_size=len(loaded.load_test()),
+        num_classes=len(loaded.class_names),
+    )
+
+
+def _default_source(choice: Choice, registry: Registry) -> PluginRef:
+    assert issubclass(choice.plugin, Dataset)
+    entry = registry.get("target", choice.plugin.source)
+    plugin = entry.load()
+    return _plugin(Choice(entry, plugin, plugin.config_type()()))
+
+
+def _defense(choice: Choice) -> DefenseRef:
+    defense = choice.plugin
+    assert issubclass(defense, Defense)
+    config = type(choice.config)
+    return DefenseRef(
+        **_basics(choice),
+        trainable=defense.trainable,
+        stochastic=defense.stochastic,
+        inner_optimisation=defense.inner_optimisation,
+        control=defense.control,
+        gate=defense.gate,
+        # What is not marked `infer` may change the weights: an unmarked field costs a training, never a lie.
+        train_fields=frozenset(config.model_fields) - config.fields_marked("infer"),
+    )
+
+
+def _attack(choice: Choice) -> AttackRef:
+    assert issubclass(choice.plugin, Attack)
+    attack: Attack[Any] = choice.plugin(choice.config)
+    return AttackRef(
+        **_basics(choice),
+        norm=attack.norm,
+        eps=attack.eps,
+        uses=attack.uses,
+        stochastic=attack.stochastic,
+        takes_start=attack.takes_start,
+        mandatory=attack.mandatory,
+        backend=attack.backend,
+        shares_sweep=attack.shares_sweep,
+        sweep_fields=type(choice.config).fields_marked("sweep"),
+    )

@@ -1,0 +1,143 @@
+"""Running a grid from its file to its tables."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from benchmark.errors import UserError
+from benchmark.executor import Execution, Observer, execute
+from benchmark.grid import Grid, load_grid
+from benchmark.leaderboard import COLUMNS as LEADERBOARD_COLUMNS
+from benchmark.leaderboard import Leaderboard
+from benchmark.output import OutcomesFile, open_out, write_csv, write_json, write_text
+from benchmark.plan import Plan, make_plan
+from benchmark.provenance import provenance
+from benchmark.records import COLUMNS, Row, make_record
+from benchmark.registry import Registry, default_registry
+from benchmark.resolve import resolve
+from benchmark.store import Store, default_store
+from benchmark.tables import markdown
+from benchmark.work.perform import perform, protocol
+from benchmark.work.workshop import Workshop
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that came to its end; `records` may hold failed cells."""
+
+    out: Path
+    records: list[Row]
+    execution: Execution
+
+    @property
+    def failed(self) -> list[Row]:
+        return [row for row in self.records if row["status"] == "failed"]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A grid made ready to run: planned, with its workshop."""
+
+    grid: Grid
+    plan: Plan
+    workshop: Workshop
+
+
+def default_data() -> Path:
+    """`BENCH_DATA`, else `data` beside the default store."""
+    return Path(os.environ.get("BENCH_DATA") or Path.home() / ".cache" / "bench" / "data")
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of that name; `auto` is CUDA where there is one.
+
+    Raises:
+        UserError: There is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"no device {name!r}: {str(error).splitlines()[0]}", hint="try --device cpu") from error
+    return device
+
+
+def prepare(
+    source: str | Path | Mapping[str, Any],
+    observer: Observer,
+    *,
+    data: Path | None = None,
+    store: str | None = None,
+    device: str = "auto",
+    plugins: Sequence[Path] = (),
+    only: Mapping[str, set[str]] | None = None,
+    registry: Registry | None = None,
+) -> Prepared:
+    """Validate a grid and plan it.
+
+    Raises:
+        UserError: Anything in what the user gave is wrong.
+    """
+    registry = registry or default_registry()
+    for path in plugins:
+        registry.add_file(path)
+    grid = load_grid(source, registry)
+    chosen = pick_device(device)
+    opened = Store(store or default_store(), observer.warn)
+    root = data or default_data()
+    plan = make_plan(resolve(grid, registry, root), protocol(), only)
+    return Prepared(grid, plan, Workshop(registry, opened, root, chosen, observer.training, perform))
+
+
+def run_prepared(prepared: Prepared, observer: Observer, out: Path) -> Finished:
+    """Do what the store lacks, and write the files of the run.
+
+    Raises:
+        UserError: `out` cannot be written.
+    """
+    open_out(out)
+    execution = execute(prepared.plan, prepared.workshop, observer)
+    records, board = [], Leaderboard()
+    with OutcomesFile(out / "outcomes.parquet") as outcomes:
+        for cell in prepared.plan.cells:
+            result = make_record(cell, execution.failures, prepared.workshop)
+            records.append(result.row)
+            outcomes.add(cell, result)
+            board.add(cell, result)
+    write_csv(out / "records.csv", COLUMNS, records)
+    write_csv(out / "leaderboard.csv", LEADERBOARD_COLUMNS, board.rows())
+    write_text(out / "tables.md", markdown(read_records(out), prepared.grid.name))
+    write_json(out / "run.json", _run_json(prepared))
+    return Finished(out, records, execution)
+
+
+def read_records(out: Path) -> pd.DataFrame:
+    """The records of a run.
+
+    Raises:
+        UserError: The folder holds none.
+    """
+    path = out / "records.csv"
+    if not path.is_file():
+        raise UserError(f"no run in {out}: there is no records.csv", hint="make one with `bench run --out`")
+    text = {name: str for name in ("flags", "reason", "target_config", "defense_config", "attack_config")}
+    return pd.read_csv(path, dtype=text, float_precision="round_trip")
+
+
+def _run_json(prepared: Prepared) -> dict[str, Any]:
+    cells = prepared.plan.cells
+    datasets = {cell.dataset.name: cell.dataset.content for cell in cells}
+    return {
+        "grid": prepared.grid.data,
+        "resolved": {"datasets": datasets, "cells": [cell.identity | {"key": cell.key} for cell in cells]},
+        **provenance(str(prepared.workshop.device)),
+    }

@@ -1,0 +1,153 @@
+"""The content-addressed store: one result for each key, written once, whole or not at all.
+
+An entry is a payload (safetensors or Parquet) and a JSON file that names it, with its checksum. The
+JSON is renamed into place last: a reader sees the whole entry or none. Nothing is ever pickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from benchmark.errors import UserError
+
+_SUFFIXES = {"tensors": "safetensors", "table": "parquet"}
+
+
+def default_store() -> str:
+    """`BENCH_STORE`, else `~/.cache/bench`."""
+    return os.environ.get("BENCH_STORE") or str(Path.home() / ".cache" / "bench")
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where an entry lives: its key, below its kind and the plugin it is about."""
+
+    kind: str
+    label: str
+    key: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}/{self.label}/{self.key}"
+
+
+class Store:
+    """Results by address, on any file system that fsspec knows.
+
+    Args:
+        url: A folder or a URL such as `s3://bucket/path`.
+        warn: Told of entries whose checksum does not match; they are set aside and count as absent.
+
+    Raises:
+        UserError: The place cannot be written.
+    """
+
+    def __init__(self, url: str, warn: Callable[[str], None] = lambda message: None) -> None:
+        self.url = url
+        self._warn = warn
+        self._files, self._root = fsspec.core.url_to_fs(os.path.expanduser(url))
+        self._local = "file" in _protocols(self._files)
+        try:
+            self._files.makedirs(self._root, exist_ok=True)
+            if self._local and not os.access(self._root, os.W_OK):
+                raise PermissionError(13, "Permission denied")
+        except OSError as error:
+            raise UserError(
+                f"the store {url} cannot be written: {error.strerror or error}",
+                hint="name another one with --store or BENCH_STORE",
+            ) from error
+
+    def has(self, address: Address) -> bool:
+        """Whether the entry is there, whole."""
+        return bool(self._files.exists(self._path(address)))
+
+    def meta(self, address: Address) -> dict[str, Any]:
+        """The metadata that the entry was written with."""
+        return json.loads(self._files.cat_file(self._path(address)))["meta"]  # type: ignore[no-any-return]
+
+    def put_tensors(self, address: Address, tensors: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
+        """Write tensors (float32 stays float32) under an address."""
+        from safetensors.torch import save
+
+        self._put(address, "tensors", save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}), meta)
+
+    def get_tensors(self, address: Address) -> dict[str, Any] | None:
+        """The tensors, on the CPU; None where the entry is absent or was damaged."""
+        from safetensors.torch import load
+
+        payload = self._get(address)
+        return None if payload is None else load(payload)
+
+    def put_table(self, address: Address, table: Any, meta: Mapping[str, Any]) -> None:
+        """Write a pyarrow table under an address."""
+        import pyarrow.parquet
+
+        buffer = io.BytesIO()
+        pyarrow.parquet.write_table(table, buffer)
+        self._put(address, "table", buffer.getvalue(), meta)
+
+    def get_table(self, address: Address) -> Any:
+        """The pyarrow table; None where the entry is absent or was damaged."""
+        import pyarrow.parquet
+
+        payload = self._get(address)
+        return None if payload is None else pyarrow.parquet.read_table(io.BytesIO(payload))
+
+    def samples(self, kind: str, label: str, limit: int) -> Iterator[dict[str, Any]]:
+        """The metadata of up to `limit` entries of a kind about a plugin."""
+        folder = f"{self._root}/{kind}/{label}"
+        if not self._files.exists(folder):
+            return
+        names = [name for name in self._files.ls(folder, detail=False) if str(name).endswith(".json")]
+        for name in names[:limit]:
+            yield json.loads(self._files.cat_file(name))["meta"]
+
+    def _path(self, address: Address) -> str:
+        return f"{self._root}/{address}.json"
+
+    def _put(self, address: Address, form: str, payload: bytes, meta: Mapping[str, Any]) -> None:
+        checksum = hashlib.sha256(payload).hexdigest()
+        # The payload's name holds its checksum: two writers of a key never overwrite one another's.
+        name = f"{address.key}.{checksum[:12]}.{_SUFFIXES[form]}"
+        folder = f"{self._root}/{address.kind}/{address.label}"
+        self._files.makedirs(folder, exist_ok=True)
+        self._write(f"{folder}/{name}", payload)
+        entry = {"payload": name, "sha256": checksum, "meta": dict(meta)}
+        self._write(self._path(address), json.dumps(entry, indent=1).encode())
+
+    def _write(self, path: str, content: bytes) -> None:
+        if not self._local:
+            self._files.pipe_file(path, content)  # an object appears whole
+            return
+        temporary = f"{path}.{uuid.uuid4().hex}.tmp"
+        self._files.pipe_file(temporary, content)
+        os.replace(temporary, path)
+
+    def _get(self, address: Address) -> bytes | None:
+        if not self.has(address):
+            return None
+        try:
+            entry = json.loads(self._files.cat_file(self._path(address)))
+            path = f"{self._root}/{address.kind}/{address.label}/{entry['payload']}"
+            payload = bytes(self._files.cat_file(path))
+            if hashlib.sha256(payload).hexdigest() == entry["sha256"]:
+                return payload
+        except (FileNotFoundError, ValueError, KeyError):
+            pass  # half an entry is a damaged one
+        self._files.mv(self._path(address), f"{self._path(address)}.damaged")
+        self._warn(f"the stored {address} is damaged: set aside, will be computed again")
+        return None
+
+
+def _protocols(files: Any) -> tuple[str, ...]:
+    protocol = files.protocol
+    return (protocol,) if isinstance(protocol, str) else tuple(protocol)

@@ -1,0 +1,133 @@
+"""The tables that people read: error by attack and defense, one block for each data set and target."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+
+import pandas as pd
+
+from benchmark.flags import FLAGS, is_doubt
+from benchmark.threats import THREATS
+
+_MARKS = "†‡§¶‖※"
+
+
+def markdown(records: pd.DataFrame, title: str) -> str:
+    """All tables of a run as Markdown; errors in percent.
+
+    Args:
+        records: The records, as `records.csv` holds them.
+        title: The heading.
+    """
+    ok = records[records["status"] == "ok"].copy()
+    parts = [f"# {title}", _legend(ok)]
+    if not ok.empty:
+        ok["column"] = _labels(ok, "defense", "defense_config")
+        ok["line"] = _attack_labels(ok)
+        for (dataset, target), block in ok.groupby(["dataset", "target"], sort=False):
+            parts.append(f"## {dataset}, {target} (n = {_span(block['n'])})")
+            parts += [_errors(block, threat) for threat in THREATS if (block["threat"] == threat).any()]
+            parts.append(_fidelity(block))
+    parts += _troubles(records)
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _legend(records: pd.DataFrame) -> str:
+    lines = ["Errors in percent; 95 % Wilson intervals are in `records.csv`."]
+    lines += [f"- **{t.name}**: the attacker {t.meaning}." for n, t in THREATS.items() if (records["threat"] == n).any()]
+    lines += [f"- {mark} {name}: {FLAGS[name].raised_if}." for name, mark in _flag_marks(records).items()]
+    if any(is_doubt(name) for name in _flag_marks(records)):
+        lines.append("- ≥: a doubt; the attack proves no more than this, and robustness is not claimed.")
+    return "\n".join(lines)
+
+
+def _flag_marks(records: pd.DataFrame) -> dict[str, str]:
+    raised = {flag for flags in records["flags"].fillna("") for flag in flags.split()}
+    return dict(zip([name for name in FLAGS if name in raised], _MARKS, strict=False))
+
+
+def _errors(block: pd.DataFrame, threat: str) -> str:
+    """One table: attacks down, defenses across."""
+    part = block[block["threat"] == threat]
+    marks = _flag_marks(block)
+    cells = part.groupby(["line", "column"], sort=False).apply(lambda rows: _shown(rows, marks))
+    clean = part.groupby("column", sort=False)["clean_error"].mean().map(_percent)
+    baseline = part.groupby("line", sort=False)["error_baseline"].mean().map(_percent)
+    table = cells.unstack("column")[list(dict.fromkeys(part["column"]))]
+    table = table.loc[list(dict.fromkeys(part["line"]))]
+    table.insert(0, "no defense", baseline)
+    top = pd.DataFrame([{"no defense": _percent(part["clean_error_target"].mean()), **clean}], index=["clean"])
+    return f"### {threat}: {THREATS[threat].title}\n\n" + _to_markdown(pd.concat([top, table]), "attack")
+
+
+def _shown(rows: pd.DataFrame, marks: dict[str, str]) -> str:
+    flags = [flag for flag in marks if rows["flags"].fillna("").str.split().map(lambda f: flag in f).any()]  # noqa: B023
+    bound = "≥ " if any(is_doubt(flag) for flag in flags) else ""
+    return f"{bound}{_percent(rows['error'].mean())}{''.join(marks[flag] for flag in flags)}"
+
+
+def _fidelity(block: pd.DataFrame) -> str:
+    """PSNR and SSIM of the black-box images before and after each defense."""
+    part = block[block["threat"] == "black-box"]
+    if part.empty:
+        return ""
+    index = ["line", "column"]
+    after = part.groupby(index, sort=False)[["psnr", "ssim"]].mean()
+    before = part.groupby("line", sort=False)[["psnr_adv", "ssim_adv"]].mean()
+    shown = (after["psnr"].map("{:.1f}".format) + " / " + after["ssim"].map("{:.3f}".format)).unstack("column")
+    shown = shown[list(dict.fromkeys(part["column"]))].loc[list(dict.fromkeys(part["line"]))]
+    attacked = before["psnr_adv"].map("{:.1f}".format) + " / " + before["ssim_adv"].map("{:.3f}".format)
+    shown.insert(0, "attacked", attacked)
+    return "### PSNR (dB) / SSIM against the clean image, black-box\n\n" + _to_markdown(shown, "attack")
+
+
+def _troubles(records: pd.DataFrame) -> Iterable[str]:
+    for status, heading in (("failed", "Failed cells: no error rate"), ("skipped", "Skipped cells")):
+        rows = records[records["status"] == status]
+        if not rows.empty:
+            counted = rows.groupby(["attack", "defense", "threat", "reason"], sort=False).size()
+            lines = [f"- {d}, {a}, {t} ({count}): {r}" for (a, d, t, r), count in counted.items()]
+            yield f"## {heading}\n\n" + "\n".join(lines)
+
+
+def _to_markdown(table: pd.DataFrame, corner: str) -> str:
+    table = table.fillna("–")
+    table.index.name = corner
+    table.columns.name = None
+    return str(table.to_markdown(disable_numparse=True, stralign="right"))
+
+
+def _percent(rate: float) -> str:
+    return f"{100 * rate:.1f}"
+
+
+def _span(counts: pd.Series[int]) -> str:
+    low, high = counts.min(), counts.max()
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
+def _labels(records: pd.DataFrame, name: str, config: str) -> pd.Series[str]:
+    """Names, told apart by the parameters in which they differ."""
+    distinct = records.drop_duplicates([name, config]).groupby(name)[config].apply(list).to_dict()
+    label = _labeller({str(key): [json.loads(text) for text in texts] for key, texts in distinct.items()})
+    return records.apply(lambda row: label(row[name], json.loads(row[config])), axis=1)
+
+
+def _labeller(configs: dict[str, list[dict[str, object]]]) -> Callable[[str, dict[str, object]], str]:
+    def label(name: str, config: dict[str, object]) -> str:
+        others = configs[name]
+        names = dict.fromkeys(key for other in others for key in other)
+        telling = [key for key in names if len({json.dumps(other.get(key)) for other in others}) > 1]
+        inside = ", ".join(f"{key} {config[key]}" for key in telling if key in config)
+        return f"{name} ({inside})" if inside else name
+
+    return label
+
+
+def _attack_labels(records: pd.DataFrame) -> pd.Series[str]:
+    labels = _labels(records, "attack", "attack_config")
+    many = records.groupby("attack")["backend"].nunique()
+    via = records.apply(lambda row: f" via {row['backend']}" if many[row["attack"]] > 1 else "", axis=1)
+    eps = records["eps"].map(lambda value: "" if pd.isna(value) else f" ε {value:g}")
+    return labels + via + eps

@@ -1,0 +1,353 @@
+"""The units of work as data: what each depends on, and the key that follows from it.
+
+A task holds no tensor and does nothing. Its key is the hash of all that its result depends on; what
+does not change the result (device, crafting batch, executor, paths, time) is not in it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from benchmark.keys import digest, seed_from
+from benchmark.plugin import Norm
+
+SHARD_SIZE = 100
+"""Images in a shard: the unit of caching, of resuming, and the batch in which images are judged."""
+
+
+@dataclass(frozen=True, eq=False)
+class PluginRef:
+    """A plugin with its configuration, defaults filled in, and the fingerprint of its code."""
+
+    name: str
+    config: Mapping[str, Any]
+    code: str
+
+    @property
+    def content(self) -> dict[str, Any]:
+        return {"name": self.name, "config": dict(self.config), "code": self.code}
+
+
+@dataclass(frozen=True, eq=False)
+class DatasetRef(PluginRef):
+    """A data set, the fingerprint of its images, and its default source classifier."""
+
+    images: str = ""
+    test_size: int = 0
+    num_classes: int = 0
+
+    @property
+    def content(self) -> dict[str, Any]:
+        return super().content | {"images": self.images}
+
+
+@dataclass(frozen=True, eq=False)
+class DefenseRef(PluginRef):
+    """A defense and the facts that it states; `train_fields` are those that its weights depend on."""
+
+    trainable: bool = False
+    stochastic: bool = False
+    inner_optimisation: bool = False
+    control: bool = False
+    gate: float = 0.05
+    train_fields: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, eq=False)
+class AttackRef(PluginRef):
+    """An attack and the facts that it states; `sweep_fields` may differ within one shared call."""
+
+    norm: Norm | None = None
+    eps: float | None = None
+    uses: str = "gradients"
+    stochastic: bool = False
+    takes_start: bool = False
+    mandatory: bool = False
+    backend: str = "native"
+    shares_sweep: bool = False
+    sweep_fields: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, eq=False)
+class Protocol:
+    """The harness's own part in a result: fingerprints of the code that does each kind of task."""
+
+    code: Mapping[str, str]
+    shard_size: int = SHARD_SIZE
+
+    def of(self, kind: str) -> dict[str, Any]:
+        return {"code": self.code[kind], "shard_size": self.shard_size}
+
+
+@dataclass(frozen=True, eq=False)
+class Shard:
+    """Test images `start` to `stop` of the fixed order."""
+
+    dataset: DatasetRef
+    start: int
+    stop: int
+
+    @property
+    def indices(self) -> range:
+        return range(self.start, self.stop)
+
+    @property
+    def content(self) -> dict[str, Any]:
+        return {"dataset": self.dataset.content, "start": self.start, "stop": self.stop}
+
+
+@dataclass(frozen=True, eq=False)
+class Task(ABC):
+    """A unit of work. `kind` names it, `label` is the plugin that the work is about."""
+
+    protocol: Protocol = field(repr=False)
+
+    @property
+    @abstractmethod
+    def kind(self) -> str: ...
+
+    @property
+    @abstractmethod
+    def label(self) -> str: ...
+
+    @abstractmethod
+    def content(self) -> dict[str, Any]:
+        """All that the result depends on, as JSON."""
+
+    @abstractmethod
+    def needs(self) -> tuple[Task, ...]:
+        """The tasks whose results this one reads."""
+
+    @cached_property
+    def key(self) -> str:
+        return digest({"kind": self.kind, "protocol": self.protocol.of(self.kind)} | self.content())
+
+
+@dataclass(frozen=True, eq=False)
+class TrainTarget(Task):
+    """Train a classifier: as a target, or apart from all targets as the source of a defense."""
+
+    dataset: DatasetRef
+    target: PluginRef
+    role: str
+    seed: int
+
+    kind = "train-target"
+
+    @property
+    def label(self) -> str:
+        return self.target.name
+
+    def content(self) -> dict[str, Any]:
+        return {
+            "dataset": self.dataset.content,
+            "target": self.target.content,
+            "role": self.role,
+            "seed": self.seed,
+        }
+
+    def needs(self) -> tuple[Task, ...]:
+        return ()
+
+
+@dataclass(frozen=True, eq=False)
+class TrainDefense(Task):
+    """Train a purifier with a source classifier. Its key leaves the `infer` fields out."""
+
+    dataset: DatasetRef
+    defense: DefenseRef
+    source: TrainTarget
+    seed: int
+
+    kind = "train-defense"
+
+    @property
+    def label(self) -> str:
+        return self.defense.name
+
+    def content(self) -> dict[str, Any]:
+        config = {name: self.defense.config[name] for name in sorted(self.defense.train_fields)}
+        return {
+            "dataset": self.dataset.content,
+            "defense": self.defense.content | {"config": config},
+            "source": self.source.key,
+            "seed": self.seed,
+        }
+
+    def needs(self) -> tuple[Task, ...]:
+        return (self.source,)
+
+
+@dataclass(frozen=True, eq=False)
+class Purifier:
+    """A defense ready for use: its configuration, its weights if it is trained, its seed if it is random."""
+
+    defense: DefenseRef
+    training: TrainDefense | None
+    seed: int | None
+
+    @cached_property
+    def key(self) -> str:
+        training = self.training.key if self.training else None
+        return digest({"defense": self.defense.content, "training": training, "seed": self.seed})
+
+    def needs(self) -> tuple[Task, ...]:
+        return (self.training,) if self.training else ()
+
+
+@dataclass(frozen=True, eq=False)
+class SurfaceSpec:
+    """What an attacker optimises against; `form` names how it is built from target and purifier."""
+
+    form: str
+    target: TrainTarget
+    purifier: Purifier | None = None
+
+    @cached_property
+    def key(self) -> str:
+        purifier = self.purifier.key if self.purifier else None
+        return digest({"form": self.form, "target": self.target.key, "purifier": purifier})
+
+    def needs(self) -> tuple[Task, ...]:
+        return (self.target, *(self.purifier.needs() if self.purifier else ()))
+
+
+@dataclass(frozen=True, eq=False)
+class Probe(Task):
+    """Measure the gradient of a surface at clean images."""
+
+    surface: SurfaceSpec
+    shard: Shard
+
+    kind = "probe"
+
+    @property
+    def label(self) -> str:
+        return self.surface.purifier.defense.name if self.surface.purifier else self.surface.target.label
+
+    def content(self) -> dict[str, Any]:
+        return {"surface": self.surface.key, "shard": self.shard.content}
+
+    def needs(self) -> tuple[Task, ...]:
+        return self.surface.needs()
+
+
+@dataclass(frozen=True, eq=False)
+class Craft(Task):
+    """Run an attack on a surface, from the clean images or from those of another `start` task."""
+
+    attack: AttackRef
+    surface: SurfaceSpec
+    shard: Shard
+    seed: int | None
+    start: Craft | None = None
+
+    kind = "craft"
+
+    @property
+    def label(self) -> str:
+        return self.attack.name
+
+    @cached_property
+    def _without_shard(self) -> dict[str, Any]:
+        return {
+            "attack": self.attack.content,
+            "surface": self.surface.key,
+            "seed": self.seed,
+        }
+
+    def content(self) -> dict[str, Any]:
+        start = self.start.key if self.start else None
+        return self._without_shard | {"shard": self.shard.content, "start": start}
+
+    def needs(self) -> tuple[Task, ...]:
+        return (*self.surface.needs(), *((self.start,) if self.start else ()))
+
+    @property
+    def noise_seed(self) -> int:
+        """The same for every shard: noise is indexed by image."""
+        return seed_from("craft", self._without_shard, self.start is not None)
+
+    @cached_property
+    def sweep(self) -> str | None:
+        """Equal for crafts that one call of the attack can serve; None where none can be shared."""
+        if self.start is not None or not self.attack.shares_sweep:
+            return None
+        kept = {k: v for k, v in self.attack.config.items() if k not in self.attack.sweep_fields}
+        attack = self.attack.content | {"config": kept}
+        return digest([attack, self.surface.key, self.seed, self.shard.content])
+
+
+@dataclass(frozen=True, eq=False)
+class Purify(Task):
+    """Run a purifier over a shard: over its clean images, or over those of a craft."""
+
+    purifier: Purifier
+    shard: Shard
+    images: Craft | None
+
+    kind = "purify"
+
+    @property
+    def label(self) -> str:
+        return self.purifier.defense.name
+
+    def content(self) -> dict[str, Any]:
+        images = self.images.key if self.images else "clean"
+        return {"purifier": self.purifier.key, "shard": self.shard.content, "images": images}
+
+    def needs(self) -> tuple[Task, ...]:
+        return (*self.purifier.needs(), *((self.images,) if self.images else ()))
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """One way in which a threat may change the images; `craft` is None for leaving them clean."""
+
+    route: str
+    craft: Craft | None
+    purify: Purify
+
+
+@dataclass(frozen=True, eq=False)
+class Score(Task):
+    """Judge the candidates of one cell on one shard: each image's worst one, on the real pipeline.
+
+    `baseline` is the attack on the bare target, for the undefended error of the same attack.
+    """
+
+    target: TrainTarget
+    purifier: Purifier
+    attack: AttackRef
+    shard: Shard
+    judge: str
+    candidates: tuple[Candidate, ...]
+    baseline: Craft
+    clean: Purify
+
+    kind = "score"
+
+    @property
+    def label(self) -> str:
+        return self.purifier.defense.name
+
+    def content(self) -> dict[str, Any]:
+        return {
+            "target": self.target.key,
+            "purifier": self.purifier.key,
+            "ball": [self.attack.norm, self.attack.eps],
+            "shard": self.shard.content,
+            "judge": self.judge,
+            "candidates": [[candidate.route, candidate.purify.key] for candidate in self.candidates],
+            "baseline": self.baseline.key,
+            "clean": self.clean.key,
+        }
+
+    def needs(self) -> tuple[Task, ...]:
+        crafts = [candidate.craft for candidate in self.candidates if candidate.craft is not None]
+        purifies = [candidate.purify for candidate in self.candidates]
+        return (self.target, *self.purifier.needs(), self.baseline, *crafts, self.clean, *purifies)

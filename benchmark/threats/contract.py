@@ -1,0 +1,65 @@
+"""What a threat decides, as data: the ways in which its attacker may change an image."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from benchmark.plugin import Config, param
+from benchmark.tasks import AttackRef, Candidate, Craft, Protocol, Purifier, Purify, Shard, SurfaceSpec, TrainTarget
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """One cell on one shard, as a threat sees it."""
+
+    protocol: Protocol
+    target: TrainTarget
+    purifier: Purifier
+    attack: AttackRef
+    attack_seed: int | None
+    shard: Shard
+
+    def craft(self, form: str, start: Craft | None = None) -> Craft:
+        """The attack on a surface of that form; "target" leaves the defense out."""
+        purifier = None if form == "target" else self.purifier
+        surface = SurfaceSpec(form, self.target, purifier)
+        return Craft(self.protocol, self.attack, surface, self.shard, self.attack_seed, start)
+
+    def candidate(self, route: str, craft: Craft | None) -> Candidate:
+        return Candidate(route, craft, Purify(self.protocol, self.purifier, self.shard, craft))
+
+
+class ThreatConfig(Config):
+    """`judge`: how a random pipeline is judged; `one` is a single fresh draw."""
+
+    judge: Literal["one"] = param("one")
+
+
+class Threat(ABC):
+    """What the attacker knows: a name, a sentence for the tables, and the candidates.
+
+    `title` heads the column of errors; `nested` names the weaker threats whose images count here too.
+    """
+
+    name: ClassVar[str]
+    meaning: ClassVar[str]
+    title: ClassVar[str]
+    nested: ClassVar[tuple[str, ...]] = ()
+    config_type: ClassVar[type[ThreatConfig]] = ThreatConfig
+    clean_is_candidate: ClassVar[bool] = False
+    probes: ClassVar[tuple[str, ...]] = ()
+    """Forms of the surfaces whose gradients are examined for each shard."""
+    images_made_on_target: ClassVar[bool]
+    """Whether `recovered` (right again after the defense) means anything."""
+
+    @classmethod
+    def refuses(cls, attack: AttackRef) -> str | None:
+        """Why this attack has no place under this threat, or None."""
+        return None
+
+    @classmethod
+    @abstractmethod
+    def candidates(cls, setting: Setting) -> tuple[Candidate, ...]:
+        """The ways of changing the images; each image is judged at its worst one."""

@@ -1,0 +1,123 @@
+"""The surfaces as modules, and the meter inside them.
+
+Counts are of images, not of calls: a forward of 100 images is 100.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attacks.contract import Surface
+from benchmark.purifier import PurifierModule
+
+EOT_DRAWS = 10
+"""Draws of a random purifier averaged at each step of an attack (Athalye et al. 2018)."""
+
+
+@dataclass
+class Meter:
+    """Images that passed: forwards and backwards at the surface, runs of the purifier."""
+
+    forwards: int = 0
+    backwards: int = 0
+    purifies: int = 0
+
+
+class MeteredSurface(Surface):
+    """A surface that counts what is asked of it; `meter` may be read at any time.
+
+    The hooks are on tensors inside `forward`, so nothing that wraps the module can go round them.
+    """
+
+    def __init__(self, target: nn.Module, num_classes: int, image_shape: tuple[int, int, int]) -> None:
+        super().__init__(num_classes, image_shape)
+        self.target = target
+        self.meter = Meter()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.meter.forwards += len(x)
+        logits = self.scores(x)
+        if not (torch.is_grad_enabled() and x.requires_grad):
+            return logits
+        if not logits.requires_grad:
+            # No gradient at all is the extreme of a zero gradient: attacks run on, and the probe tells.
+            logits = logits + 0 * x.flatten(1).sum(dim=1, keepdim=True)
+        images = len(x)
+
+        def count(_: Tensor) -> None:
+            self.meter.backwards += images
+
+        logits.register_hook(count)
+        return logits
+
+    def scores(self, x: Tensor) -> Tensor:
+        """The logits for `x`."""
+        return self.target(self.prepare(x))  # type: ignore[no-any-return]
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """What the target gets to see."""
+        return x
+
+
+class PipelineSurface(MeteredSurface):
+    """The pipeline with the exact gradient."""
+
+    def __init__(
+        self, target: nn.Module, purifier: PurifierModule, num_classes: int, image_shape: tuple[int, int, int]
+    ) -> None:
+        super().__init__(target, num_classes, image_shape)
+        self.purifier = purifier
+
+    def prepare(self, x: Tensor) -> Tensor:
+        self.meter.purifies += len(x)
+        return self.purifier(x)  # type: ignore[no-any-return]
+
+    def scores(self, x: Tensor) -> Tensor:
+        """The mean logits over draws of a random purifier: expectation over transformation."""
+        if not self.purifier.defense.stochastic:
+            return super().scores(x)
+        repeated = super().scores(x.repeat_interleave(EOT_DRAWS, dim=0))
+        return repeated.unflatten(0, (len(x), EOT_DRAWS)).mean(dim=1)
+
+
+class BpdaIdentitySurface(PipelineSurface):
+    """The pipeline forwards, the purifier taken for the identity backwards (Athalye et al. 2018)."""
+
+    def prepare(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            purified = super().prepare(x.detach())
+        return _StraightThrough.apply(x, purified)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, purified: Tensor) -> Tensor:
+        return purified.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return gradients[0], None
+
+
+def build_surface(
+    form: str,
+    target: nn.Module,
+    purifier: PurifierModule | None,
+    num_classes: int,
+    image_shape: tuple[int, int, int],
+) -> MeteredSurface:
+    """The surface of a form that a threat asked for.
+
+    Raises:
+        ValueError: No such form, or it needs a purifier and there is none.
+    """
+    if form == "target":
+        return MeteredSurface(target, num_classes, image_shape)
+    forms = {"pipeline": PipelineSurface, "pipeline-bpda-identity": BpdaIdentitySurface}
+    if form not in forms or purifier is None:
+        raise ValueError(f"no surface of form {form!r} (purifier: {purifier is not None})")
+    return forms[form](target, purifier, num_classes, image_shape)

@@ -1,0 +1,85 @@
+"""Running attacks, and examining the gradients that they are given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attacks.contract import Attack
+from attacks.gradients import loss_gradient
+from benchmark.errors import PluginFault
+from benchmark.keys import seed_from
+from benchmark.noise import Noise, StreamNoise
+from benchmark.tasks import Craft, Probe, Shard, SurfaceSpec
+from benchmark.threats.surfaces import MeteredSurface, build_surface
+from benchmark.work.seeding import seeded
+from benchmark.work.workshop import Stopwatch, Workshop, address
+
+
+def craft(tasks: Sequence[Craft], workshop: Workshop) -> None:
+    """Run one attack, or several that one call can serve, and store the images of each.
+
+    The costs of a shared call are noted whole with each of its members: it is what one of them alone
+    would have cost.
+    """
+    first = tasks[0]
+    clean, labels = workshop.clean(first.shard)
+    attacks = [_attack(task, workshop) for task in tasks]
+    noises = [Noise(task.noise_seed, task.shard.indices) for task in tasks]
+    surface = _surface(first.surface, first.shard, workshop, seed_from("surface", first.key))
+    with seeded(seed_from("libraries", first.key)), Stopwatch(workshop.device) as watch:
+        try:
+            if len(tasks) > 1 or first.sweep is not None:
+                found = type(attacks[0]).craft_sweep(attacks, surface, clean.clone(), labels.clone(), noises)
+            else:
+                start = None if first.start is None else workshop.images(first.start, first.shard)
+                found = [attacks[0].craft(surface, clean.clone(), labels.clone(), noises[0], start)]
+        except PluginFault:
+            raise
+        except Exception as error:  # whatever an attack raises is no robustness: the cell fails
+            raise PluginFault(f"attack {first.attack.name} raised {type(error).__name__}: {error}") from error
+    meter = {name: count / len(clean) for name, count in vars(surface.meter).items()}
+    for task, images in zip(tasks, found, strict=True):
+        _check(task, images, clean)
+        meta = {"seconds": watch.seconds, "images": len(clean), "task": task.content()} | meter
+        workshop.store.put_tensors(address(task), {"images": images}, meta)
+
+
+def probe(task: Probe, workshop: Workshop) -> None:
+    """Store, for each clean image, the largest absolute input gradient of the surface (NaN as it is)."""
+    clean, labels = workshop.clean(task.shard)
+    surface = _surface(task.surface, task.shard, workshop, seed_from("probe", task.key))
+    with Stopwatch(workshop.device) as watch:
+        gradient, _ = loss_gradient(surface, clean, labels)
+    largest = gradient.abs().flatten(1).amax(dim=1)
+    meta = {"seconds": watch.seconds, "images": len(clean), "task": task.content()}
+    workshop.store.put_tensors(address(task), {"largest_gradient": largest}, meta)
+
+
+def _attack(task: Craft, workshop: Workshop) -> Attack[Any]:
+    cls, config = workshop.plugin("attack", task.attack)
+    return cls(config)  # type: ignore[no-any-return]
+
+
+def _surface(spec: SurfaceSpec, shard: Shard, workshop: Workshop, seed: int) -> MeteredSurface:
+    dataset = workshop.dataset(shard.dataset)
+    purifier = None
+    if spec.purifier is not None:
+        purifier = workshop.purifier(spec.purifier, shard.dataset)
+        purifier.noise = StreamNoise(seed)
+    surface = build_surface(
+        spec.form, workshop.target(spec.target), purifier, len(dataset.class_names), dataset.image_shape
+    )
+    return surface.eval()
+
+
+def _check(task: Craft, images: Any, clean: Tensor) -> None:
+    name = task.attack.name
+    if not isinstance(images, Tensor) or images.shape != clean.shape or images.dtype != clean.dtype:
+        shape = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+        raise PluginFault(f"attack {name} returned {shape} for {tuple(clean.shape)} {clean.dtype}")
+    if not torch.isfinite(images).all():
+        raise PluginFault(f"attack {name} returned images that are not finite")

@@ -1,0 +1,65 @@
+"""Which work belongs to which kind of task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from benchmark.code import normalised
+from benchmark.keys import digest
+from benchmark.tasks import Craft, Probe, Protocol, Purify, Score, Task, TrainDefense, TrainTarget
+from benchmark.work import craft, score, train
+from benchmark.work.workshop import Workshop
+
+_WORK: dict[type[Task], Callable[[Any, Workshop], None]] = {
+    TrainTarget: train.train_target,
+    TrainDefense: train.train_defense,
+    Probe: craft.probe,
+    Craft: lambda task, workshop: craft.craft([task], workshop),
+    Purify: score.purify,
+    Score: score.score,
+}
+
+
+def perform(task: Task, workshop: Workshop) -> None:
+    """Do a task and store its result; what it needs is in the store already.
+
+    Raises:
+        PluginFault: A plugin broke its contract or raised.
+    """
+    _WORK[type(task)](task, workshop)
+
+
+def perform_sweep(tasks: list[Craft], workshop: Workshop) -> None:
+    """Do crafts of one sweep in a single call of their attack."""
+    craft.craft(tasks, workshop)
+
+
+_TRAINING = ("benchmark/work/train.py", "benchmark/work/seeding.py")
+_SURFACES = ("benchmark/threats/surfaces.py", "benchmark/noise.py", "benchmark/purifier.py", "attacks/gradients.py")
+_CRAFTING = ("benchmark/work/craft.py", "benchmark/work/seeding.py", *_SURFACES)
+_SCORING = ("benchmark/work/score.py", "benchmark/purifier.py", "benchmark/noise.py")
+
+_CODE: dict[str, tuple[str, ...]] = {
+    "train-target": _TRAINING,
+    "train-defense": _TRAINING,
+    "probe": _CRAFTING,
+    "craft": _CRAFTING,
+    "purify": _SCORING,
+    "score": (*_SCORING, "benchmark/metrics.py", "attacks/gradients.py"),
+}
+"""The harness's own files that each kind of result depends on."""
+
+
+def protocol() -> Protocol:
+    """The harness's part in every key: what this release of it does for each kind of task."""
+    import attacks
+    import benchmark
+    from pathlib import Path
+
+    roots = {"benchmark": Path(benchmark.__file__).parent, "attacks": Path(attacks.__file__).parent}
+    code = {}
+    for kind, files in _CODE.items():
+        paths = [roots[file.partition("/")[0]] / file.partition("/")[2] for file in files]
+        code[kind] = digest([normalised(path) for path in paths])
+    return Protocol(code)

@@ -1,0 +1,198 @@
+"""Where tasks get their inputs: data, trained models and earlier results, each loaded once and kept a while."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from benchmark.datasets.contract import Dataset, Splits, TrainingData
+from benchmark.errors import PluginFault
+from benchmark.purifier import PurifierModule
+from benchmark.registry import Registry
+from benchmark.store import Address, Store
+from benchmark.tasks import Craft, DatasetRef, PluginRef, Purifier, Shard, Task, TrainDefense, TrainTarget
+from defenses.contract import Defense
+from targets.contract import Target
+
+_MODELS_KEPT = 8
+_RESULTS_KEPT = 64
+
+T = TypeVar("T")
+Training = Callable[[Task, int, int, Mapping[str, float]], None]
+
+
+def address(task: Task) -> Address:
+    """Where the store keeps the result of a task."""
+    return Address(task.kind, task.label, task.key)
+
+
+class Workshop:
+    """Data, models and results for the tasks that run in this process.
+
+    Args:
+        registry: Where the plugins are.
+        store: Where the results are.
+        data: Root folder of the data sets.
+        device: Where models run.
+        on_training: Told of the progress of trainings.
+        perform: Does a task again whose result was lost or damaged.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        store: Store,
+        data: Path,
+        device: torch.device,
+        on_training: Training,
+        perform: Callable[[Task, Workshop], None],
+    ) -> None:
+        self.registry = registry
+        self.store = store
+        self.device = device
+        self.on_training = on_training
+        self._perform = perform
+        self._data = data
+        self._splits: dict[str, Splits] = {}
+        self._models: OrderedDict[str, nn.Module] = OrderedDict()
+        self._results: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
+
+    def plugin(self, kind: str, ref: PluginRef) -> tuple[type[Any], Any]:
+        """The class of a plugin and its typed configuration."""
+        cls = self.registry.get(kind, ref.name).load()
+        return cls, cls.config_type()(**ref.config)
+
+    def dataset(self, ref: DatasetRef) -> type[Dataset[Any]]:
+        """The class of a data set, for its shape and class names."""
+        return self.plugin("dataset", ref)[0]
+
+    def splits(self, ref: DatasetRef) -> Splits:
+        """The images of a data set."""
+        if ref.images not in self._splits:
+            cls, config = self.plugin("dataset", ref)
+            self._splits[ref.images] = cls(config, self._data).splits()
+        return self._splits[ref.images]
+
+    def training_data(self, ref: DatasetRef) -> TrainingData:
+        """What plugins are trained on: never the test images."""
+        splits = self.splits(ref)
+        cls = self.dataset(ref)
+        return TrainingData(
+            splits.train, splits.validation, cls.image_shape, len(cls.class_names), self.device
+        )
+
+    def clean(self, shard: Shard) -> tuple[Tensor, Tensor]:
+        """Test images and labels of a shard, on the device."""
+        test = self.splits(shard.dataset).test
+        indices = torch.arange(shard.start, shard.stop)
+        return test.take(indices).to(self.device), test.labels[indices].to(self.device)
+
+    def images(self, craft: Craft | None, shard: Shard) -> Tensor:
+        """The images that a craft made, or the clean ones of the shard, on the device."""
+        return self.clean(shard)[0] if craft is None else self.tensors(craft)["images"].to(self.device)
+
+    def tensors(self, task: Task) -> dict[str, Tensor]:
+        """The stored result of a task; computed again where the store finds it damaged."""
+        return self._kept(self._results, _RESULTS_KEPT, task.key, lambda: self._read(task, self.store.get_tensors))
+
+    def table(self, task: Task) -> Any:
+        """The stored pyarrow table of a task; computed again where the store finds it damaged."""
+        return self._read(task, self.store.get_table)
+
+    def meta(self, task: Task) -> dict[str, Any]:
+        """The metadata of a stored result."""
+        if not self.store.has(address(task)):
+            self._perform(task, self)
+        return self.store.meta(address(task))
+
+    def _read(self, task: Task, get: Callable[[Address], Any]) -> Any:
+        stored = get(address(task))
+        if stored is None:
+            self._perform(task, self)
+            stored = get(address(task))
+        if stored is None:
+            raise RuntimeError(f"the result of {address(task)} cannot be read back")
+        return stored
+
+    def new_target(self, task: TrainTarget) -> Target[Any]:
+        """An untrained target."""
+        cls, config = self.plugin("target", task.target)
+        shape = self.dataset(task.dataset)
+        try:
+            return cls(config, shape.image_shape, len(shape.class_names))  # type: ignore[no-any-return]
+        except ValueError as error:
+            raise PluginFault(str(error)) from error
+
+    def new_defense(self, ref: PluginRef, dataset: DatasetRef) -> Defense[Any]:
+        """An untrained defense."""
+        cls, config = self.plugin("defense", ref)
+        try:
+            return cls(config, self.dataset(dataset).image_shape)  # type: ignore[no-any-return]
+        except ValueError as error:
+            raise PluginFault(str(error)) from error
+
+    def target(self, task: TrainTarget) -> nn.Module:
+        """A trained classifier, frozen, in evaluation mode."""
+
+        def load() -> nn.Module:
+            return _frozen(self._weighted(self.new_target(task), task))
+
+        return self._kept(self._models, _MODELS_KEPT, task.key, load)
+
+    def purifier(self, purifier: Purifier, dataset: DatasetRef) -> PurifierModule:
+        """A purifier ready for use, with the weights of its training."""
+
+        def load() -> nn.Module:
+            defense = self.new_defense(purifier.defense, dataset)
+            if purifier.training is not None:
+                self._weighted(defense, purifier.training)
+            return PurifierModule(defense.to(self.device))
+
+        module = self._kept(self._models, _MODELS_KEPT, f"{purifier.key}{dataset.images}", load)
+        assert isinstance(module, PurifierModule)
+        return module
+
+    def _weighted(self, module: Any, task: TrainTarget | TrainDefense) -> Any:
+        module.load_state_dict(self.tensors(task))
+        return module.to(self.device)
+
+    @staticmethod
+    def _kept(cache: OrderedDict[str, T], limit: int, key: str, load: Callable[[], T]) -> T:
+        if key not in cache:
+            cache[key] = load()
+            while len(cache) > limit:
+                cache.popitem(last=False)
+        cache.move_to_end(key)
+        return cache[key]
+
+
+
+def _frozen(module: nn.Module) -> nn.Module:
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    return module.eval()
+
+
+class Stopwatch:
+    """Seconds of a piece of work, with the device's queue emptied before each reading."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def __enter__(self) -> Stopwatch:
+        self._begin = self._now()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds = self._now() - self._begin
+
+    def _now(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()

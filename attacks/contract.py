@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 from torch import Tensor, nn
 
 from benchmark.noise import Noise
-from benchmark.plugin import Config, ConfigT, Norm, Plugin, named
+from benchmark.plugin import ConfigT, Norm, Plugin, named
 
 Knowledge = Literal["gradients", "nothing"]
 """What an attack takes from its surface."""
@@ -99,7 +99,7 @@ class Attack(Plugin[ConfigT], ABC, Generic[ConfigT]):
         raise NotImplementedError(f"{cls.__name__} says that it shares sweeps but has no craft_sweep()")
 
 
-AttackT = TypeVar("AttackT", bound=type[Attack[Config]])
+AttackT = TypeVar("AttackT", bound=type[Attack[Any]])
 
 
 def attack(name: str) -> Callable[[AttackT], AttackT]:

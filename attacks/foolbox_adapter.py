@@ -9,7 +9,9 @@ from torch import Tensor
 from attacks.contract import Surface
 
 
-def run_foolbox(library_attack: Any, surface: Surface, x: Tensor, labels: Tensor, eps: float | None) -> Tensor:
+def run_foolbox(
+    library_attack: Any, surface: Surface, x: Tensor, labels: Tensor, eps: float | None
+) -> Tensor:
     """Images of a Foolbox attack, untargeted, all in one batch.
 
     Args:

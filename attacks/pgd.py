@@ -32,8 +32,10 @@ class PgdConfig(Config):
         if self.restarts > 1 and not self.random_start:
             raise ValueError("restarts above 1 need random_start: without it every run is the same")
         if self.restarts > 1 and self.backend == "foolbox":
-            raise ValueError("restarts above 1: Foolbox's own repetition keeps no strongest image; "
-                             "use backend native or art")
+            raise ValueError(
+                "restarts above 1: Foolbox's own repetition keeps no strongest image; "
+                "use backend native or art"
+            )
         return self
 
 

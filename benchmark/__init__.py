@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 __all__ = ["__version__", "run"]
 
 
-def run(grid: str | Path | Mapping[str, Any], *, out: str | Path | None = None, **options: Any) -> pandas.DataFrame:
+def run(
+    grid: str | Path | Mapping[str, Any], *, out: str | Path | None = None, **options: Any
+) -> pandas.DataFrame:
     """Run a grid and return its records, one row per cell (columns as in `records.csv`).
 
     Args:

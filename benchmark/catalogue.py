@@ -6,6 +6,8 @@ import inspect
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from pydantic.fields import FieldInfo
+
 from benchmark.errors import UserError, nearest
 from benchmark.registry import KINDS, Entry, Registry, default_registry
 
@@ -92,8 +94,7 @@ def _plugin(entry: Entry) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def _default(field: object) -> str:
-    required = bool(getattr(field, "is_required")())
-    bounds = ", ".join(str(bound) for bound in getattr(field, "metadata"))
-    default = "(required)" if required else repr(getattr(field, "default"))
+def _default(field: FieldInfo) -> str:
+    bounds = ", ".join(str(bound) for bound in field.metadata)
+    default = "(required)" if field.is_required() else repr(field.default)
     return f"{default}  {bounds}".rstrip()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,18 +21,19 @@ app = typer.Typer(
 )
 
 Plugins = Annotated[
-    Optional[list[Path]], typer.Option("--plugin", help="A Python file that declares plugins; may be repeated.")
+    list[Path] | None,
+    typer.Option("--plugin", help="A Python file that declares plugins; may be repeated."),
 ]
 Data = Annotated[
-    Optional[Path], typer.Option("--data", help="Root folder of the data sets.", envvar="BENCH_DATA")
+    Path | None, typer.Option("--data", help="Root folder of the data sets.", envvar="BENCH_DATA")
 ]
 StoreUrl = Annotated[
-    Optional[str], typer.Option("--store", help="Folder or URL that keeps results.", envvar="BENCH_STORE")
+    str | None, typer.Option("--store", help="Folder or URL that keeps results.", envvar="BENCH_STORE")
 ]
 
 
 def main() -> None:
-    """The `bench` command. Exit status: 0 all ok, 1 some cells failed, 2 the user's mistake, 130 interrupted."""
+    """The `bench` command: status 0 all ok, 1 some cells failed, 2 the user's mistake, 130 interrupted."""
     try:
         app()
     except UserError as error:
@@ -45,13 +46,14 @@ def main() -> None:
 def run(
     grid: Annotated[str, typer.Option("--grid", help="A grid file, or the name of a built-in grid.")],
     out: Annotated[
-        Optional[Path], typer.Option("--out", help="Folder for the files of the run [default: results/runs/NAME].")
+        Path | None,
+        typer.Option("--out", help="Folder for the files of the run [default: results/runs/NAME]."),
     ] = None,
     data: Data = None,
     store: StoreUrl = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, …")] = "auto",
     only: Annotated[
-        Optional[list[str]],
+        list[str] | None,
         typer.Option("--only", help="Keep cells whose COLUMN=VALUE, e.g. defense=ape-gan; may be repeated."),
     ] = None,
     plugin: Plugins = None,
@@ -88,7 +90,9 @@ def run(
 
 @app.command(name="list")
 def list_plugins(
-    kind: Annotated[Optional[str], typer.Argument(help="datasets, targets, defenses, attacks, threats, grids")] = None,
+    kind: Annotated[
+        str | None, typer.Argument(help="datasets, targets, defenses, attacks, threats, grids")
+    ] = None,
     plugin: Plugins = None,
 ) -> None:
     """List what there is, by kind."""
@@ -159,7 +163,9 @@ def _announce(prepared: Prepared) -> None:
     plan = prepared.plan
     missing, cached = split_by_store(plan, prepared.workshop)
     typer.echo(f"{len(plan.cells)} cells, {len(plan.skipped)} of them skipped")
-    by_threat = Counter((cell.dataset.name, cell.target.label, cell.threat.name, cell.n) for cell in plan.cells)
+    by_threat = Counter(
+        (cell.dataset.name, cell.target.label, cell.threat.name, cell.n) for cell in plan.cells
+    )
     for (dataset, target, threat, n), count in by_threat.items():
         typer.echo(f"  {dataset}, {target}, {threat}: {count} cells, n = {n}")
     typer.echo(f"in the store: {len(cached)} results; to do: {len(missing)}")

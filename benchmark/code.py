@@ -9,7 +9,7 @@ import importlib.util
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 from benchmark.errors import Problem, UserError
@@ -67,7 +67,7 @@ def declarations(path: Path, kinds: Iterable[str]) -> Iterator[Declaration]:
                     yield Declaration(kind, name, node.name, summary, path, node.lineno)
 
 
-@lru_cache(maxsize=None)
+@cache
 def fingerprint(path: Path, module: str) -> str:
     """SHA-256 over a file's code and that of the project modules that it imports.
 
@@ -79,7 +79,8 @@ def fingerprint(path: Path, module: str) -> str:
     _collect(path, module, files, libraries)
     content = hashlib.sha256()
     for name in sorted(files):
-        content.update(f"{name}\n{normalised(files[name])}\n".encode())
+        label = "" if name == module else name  # where a plugin lives does not change what it does
+        content.update(f"{label}\n{normalised(files[name])}\n".encode())
     for library in sorted(libraries):
         content.update(f"{library}=={_release(library)}\n".encode())
     return content.hexdigest()
@@ -141,7 +142,7 @@ def _source(module: str) -> Path | None:
     return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
 
 
-@lru_cache(maxsize=None)
+@cache
 def _release(library: str) -> str:
     distributions = importlib.metadata.packages_distributions().get(library, [])
     return ",".join(sorted(f"{name}-{importlib.metadata.version(name)}" for name in distributions))

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmark.executor import Observer
-from benchmark.tasks import Craft, Task, TrainTarget
+from benchmark.tasks import Craft, Task, TrainDefense, TrainTarget
 
 _VERBS = {
     "train-target": "training",
@@ -80,7 +80,9 @@ class _Counting(Silent):
         self._done += 1
         if reason not in self._reasons:
             self._reasons.add(reason)
-            self._console.print(f"failed: {describe(task)}: {reason}", style="red", markup=False, highlight=False)
+            self._console.print(
+                f"failed: {describe(task)}: {reason}", style="red", markup=False, highlight=False
+            )
 
     def warn(self, message: str) -> None:
         self._console.print(f"warning: {message}", style="yellow", markup=False, highlight=False)
@@ -187,7 +189,7 @@ _IDLE = {"training": ("train-target", "train-defense"), "attack": ("craft",)}
 
 
 def _dataset(task: Task) -> str:
-    return str(getattr(task, "dataset").name)
+    return task.dataset.name if isinstance(task, TrainTarget | TrainDefense) else ""
 
 
 def _figures(figures: Mapping[str, float]) -> str:

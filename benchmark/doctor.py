@@ -30,7 +30,9 @@ def examine(registry: Registry, data: Path, store: str) -> Iterator[Finding]:
     for library, version in versions().items():
         yield Finding(version is not None, library, version or "not installed")
     cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA device"
-    yield Finding(True, "device", f"{os.cpu_count()} CPU cores, {torch.get_num_threads()} torch threads; {cuda}")
+    yield Finding(
+        True, "device", f"{os.cpu_count()} CPU cores, {torch.get_num_threads()} torch threads; {cuda}"
+    )
     yield _store(store)
     for kind in KINDS:
         yield from _plugins(registry, kind)

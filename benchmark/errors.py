@@ -42,7 +42,7 @@ class UserError(Exception):
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
-class PluginFault(Exception):
+class PluginError(Exception):
     """A plugin broke its contract or raised; it fails its own cells and no others."""
 
 

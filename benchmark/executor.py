@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol as Interface
 
-from benchmark.errors import PluginFault
+from benchmark.errors import PluginError
 from benchmark.plan import Plan
 from benchmark.tasks import Craft, Task
 from benchmark.work.perform import perform, perform_sweep
@@ -70,7 +70,9 @@ def execute(plan: Plan, workshop: Workshop, observer: Observer) -> Execution:
     for task in missing:
         if task.key in finished or task.key in execution.failures:
             continue
-        inherited = next((execution.failures[n.key] for n in task.needs() if n.key in execution.failures), None)
+        inherited = next(
+            (execution.failures[n.key] for n in task.needs() if n.key in execution.failures), None
+        )
         if inherited is not None:
             execution.failures[task.key] = inherited
             observer.failed(task, inherited)
@@ -94,7 +96,7 @@ def _do(group: list[Task], workshop: Workshop, observer: Observer, execution: Ex
             perform_sweep(crafts, workshop)
         else:
             perform(group[0], workshop)
-    except PluginFault as fault:
+    except PluginError as fault:
         reason = str(fault)
     except Exception as error:  # a target, a trainer or the harness itself: the cell fails, the run goes on
         reason = f"{type(error).__name__}: {error}"

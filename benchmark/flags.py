@@ -28,8 +28,8 @@ class Flag:
 FLAGS: dict[str, Flag] = {
     "zero-gradient": Flag(
         "doubt",
-        "an image on which the bare target falls to the attack survives in the pipeline, and the exact gradient "
-        "through the pipeline was zero or not a number there: it says nothing about robustness",
+        "an image on which the bare target falls to the attack survives in the pipeline, and the exact "
+        "gradient through the pipeline was zero or not a number there: it says nothing about robustness",
         "attack through a differentiable stand-in for the defense, or without gradients",
     ),
     "not-moved": Flag(

@@ -166,13 +166,13 @@ class _Reader:
                 for d in plugins["defenses"]
             ),
             attacks=plugins["attacks"],
-            threats=tuple(
-                threat for at, value in lists["threats"] for threat in self._threat(at, value)
-            ),
+            threats=tuple(threat for at, value in lists["threats"] for threat in self._threat(at, value)),
             seeds=self._seeds(path, data.get("seeds", [0])),
         )
 
-    def _list(self, path: PathInDocument, data: Mapping[str, Any], name: str) -> list[tuple[PathInDocument, Any]]:
+    def _list(
+        self, path: PathInDocument, data: Mapping[str, Any], name: str
+    ) -> list[tuple[PathInDocument, Any]]:
         if name not in data:
             self._wrong(path, f"{name} is missing", f"give a list, e.g. `{name}: [...]`")
             return []
@@ -205,7 +205,9 @@ class _Reader:
             if config is not None:
                 yield Choice(entry, plugin, config, n, source_is_target)
 
-    def _name_and_rest(self, kind: str, path: PathInDocument, value: Any) -> tuple[str | None, dict[str, Any]]:
+    def _name_and_rest(
+        self, kind: str, path: PathInDocument, value: Any
+    ) -> tuple[str | None, dict[str, Any]]:
         if isinstance(value, str):
             return value, {}
         if isinstance(value, Mapping) and isinstance(value.get("name"), str):
@@ -240,7 +242,12 @@ class _Reader:
             return None
 
     def _explain(
-        self, owner: str, config: type[Config], path: PathInDocument, given: Mapping[str, Any], detail: dict[str, Any]
+        self,
+        owner: str,
+        config: type[Config],
+        path: PathInDocument,
+        given: Mapping[str, Any],
+        detail: dict[str, Any],
     ) -> None:
         place = detail["loc"][:1]
         key = place[0] if place else ""

@@ -15,10 +15,13 @@ from benchmark.records import Result, Row
 from benchmark.stats import bootstrap_over_seeds, holm, mcnemar_less, wilson
 from benchmark.threats import THREATS
 
+# fmt: off
 COLUMNS = (
-    "dataset, target, target_config, threat, threat_config, norm, eps, rank, defense, defense_config, control, "
-    "n, seeds, clean_error, error, error_low, error_high, bound, attacks, flags, psnr, ssim, purify_ms"
-).split(", ")
+    "dataset", "target", "target_config", "threat", "threat_config", "norm", "eps", "rank",
+    "defense", "defense_config", "control", "n", "seeds", "clean_error", "error", "error_low",
+    "error_high", "bound", "attacks", "flags", "psnr", "ssim", "purify_ms",
+)
+# fmt: on
 """The columns of `leaderboard.csv`, in order."""
 
 _TOLERANCE = 1e-6
@@ -177,7 +180,13 @@ def _worst_case(evidence: Sequence[_Evidence], covered: int, norm: str, eps: flo
 def _row(standing: _Standing, n: int, controls: Sequence[_Standing]) -> Row:
     first = standing.own[0]
     row: Row = dict.fromkeys(COLUMNS) | {name: first.row[name] for name in COLUMNS if name in first.row}
-    row |= {"control": standing.control, "n": n, "seeds": len(standing.errors), "flags": "incomplete", "bound": "≥"}
+    row |= {
+        "control": standing.control,
+        "n": n,
+        "seeds": len(standing.errors),
+        "flags": "incomplete",
+        "bound": "≥",
+    }
     row |= dict.fromkeys(("clean_error", "psnr", "ssim", "purify_ms", "error", "error_low", "error_high"))
     row["attacks"] = " ".join(dict.fromkeys(e.cell.attack.name for e in standing.evidence if e.ok))
     if not standing.errors:
@@ -186,7 +195,10 @@ def _row(standing: _Standing, n: int, controls: Sequence[_Standing]) -> Row:
     low, high = wilson(int(errors.sum()), n) if len(errors) == 1 else bootstrap_over_seeds(errors)
     ok = [e for e in standing.own if e.ok]
     row |= {"error": float(errors.mean()), "error_low": low, "error_high": high}
-    row |= {name: float(np.mean([e.row[name] for e in ok])) for name in ("clean_error", "psnr", "ssim", "purify_ms")}
+    row |= {
+        name: float(np.mean([e.row[name] for e in ok]))
+        for name in ("clean_error", "psnr", "ssim", "purify_ms")
+    }
     flags = _row_flags(standing, bool((~errors).any()), controls, n)
     row["flags"] = " ".join(flags)
     row["bound"] = "≥" if any(_withholds(flag) for flag in flags) else "="

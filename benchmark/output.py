@@ -30,7 +30,8 @@ def open_out(path: Path) -> Path:
             raise PermissionError(13, "Permission denied")
     except OSError as error:
         raise UserError(
-            f"the output folder {path} cannot be written: {error.strerror}", hint="name another one with --out"
+            f"the output folder {path} cannot be written: {error.strerror}",
+            hint="name another one with --out",
         ) from error
     return path
 

@@ -134,7 +134,9 @@ class Plan:
         return tuple(cell for cell in self.cells if cell.skipped)
 
 
-def make_plan(products: Iterable[Product], protocol: Protocol, only: Mapping[str, set[str]] | None = None) -> Plan:
+def make_plan(
+    products: Iterable[Product], protocol: Protocol, only: Mapping[str, set[str]] | None = None
+) -> Plan:
     """Expand the products, drop duplicates, keep the cells that `only` admits, order the tasks.
 
     Args:
@@ -152,7 +154,9 @@ def make_plan(products: Iterable[Product], protocol: Protocol, only: Mapping[str
     kept = [cell for cell in cells.values() if _admits(only or {}, cell)]
     if not kept:
         raise UserError(
-            "nothing to run: no cell of the grid matches --only" if cells else "nothing to run: the grid has no cell",
+            "nothing to run: no cell of the grid matches --only"
+            if cells
+            else "nothing to run: the grid has no cell",
             hint=f"of {len(cells)} cells" if cells else "every list needs a member",
         )
     return Plan(tuple(kept), tuple(_ordered(kept)))

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmark.errors import PluginFault
+from benchmark.errors import PluginError
 from benchmark.noise import Noise
 from defenses.contract import Defense
 
@@ -19,7 +19,7 @@ class PurifierModule(nn.Module):
     """Images to purified images. Set `noise` before each use; it is the only randomness.
 
     Raises:
-        PluginFault: The defense raised, or gave back another shape or dtype, values that are not
+        PluginError: The defense raised, or gave back another shape or dtype, values that are not
             finite or not in [0, 1], or changed its input in place.
     """
 
@@ -35,20 +35,22 @@ class PurifierModule(nn.Module):
         try:
             purified = self.defense.purify(x, self.noise)
         except Exception as error:  # whatever a plugin raises, it fails its own cells and no others
-            raise PluginFault(f"defense {self.defense.name} raised {type(error).__name__}: {error}") from error
+            raise PluginError(
+                f"defense {self.defense.name} raised {type(error).__name__}: {error}"
+            ) from error
         self._check(x, purified, changed=x._version != version)
         return purified
 
     def _check(self, x: Tensor, purified: Any, *, changed: bool) -> None:
         name = self.defense.name
         if changed:
-            raise PluginFault(f"defense {name} changed its input in place")
+            raise PluginError(f"defense {name} changed its input in place")
         if not isinstance(purified, Tensor):
-            raise PluginFault(f"defense {name} returned {type(purified).__name__}, not a tensor")
+            raise PluginError(f"defense {name} returned {type(purified).__name__}, not a tensor")
         if purified.shape != x.shape:
-            raise PluginFault(f"defense {name} returned shape {tuple(purified.shape)} for {tuple(x.shape)}")
+            raise PluginError(f"defense {name} returned shape {tuple(purified.shape)} for {tuple(x.shape)}")
         if purified.dtype != x.dtype:
-            raise PluginFault(f"defense {name} returned {purified.dtype} for {x.dtype}")
+            raise PluginError(f"defense {name} returned {purified.dtype} for {x.dtype}")
         low, high = (bound.item() for bound in torch.aminmax(purified.detach()))
-        if not (-_SLACK <= low and high <= 1 + _SLACK):  # NaN fails both
-            raise PluginFault(f"defense {name} returned values outside [0, 1]: from {low:.6g} to {high:.6g}")
+        if not (low >= -_SLACK and high <= 1 + _SLACK):  # NaN fails both
+            raise PluginError(f"defense {name} returned values outside [0, 1]: from {low:.6g} to {high:.6g}")

@@ -15,15 +15,19 @@ from benchmark.plan import Cell
 from benchmark.stats import wilson
 from benchmark.tasks import Craft, Task
 from benchmark.threats import THREATS
-from benchmark.work.workshop import Workshop, address
+from benchmark.work.workshop import Workshop
 
+# fmt: off
 COLUMNS = (
-    "dataset, target, target_config, defense, defense_config, attack, attack_config, backend, threat, "
-    "threat_config, judge, targeted, norm, eps, target_seed, defense_seed, attack_seed, n, status, "
-    "clean_error_target, clean_error, error_target, error_baseline, error, error_low, error_high, gain, "
-    "attack_success, recovered, damaged, error_8bit, error_top5, label_error, psnr_adv, psnr, ssim_adv, "
-    "ssim, l0, l2, linf, craft_ms, purify_ms, forwards, backwards, purifies, flags, reason, key"
-).split(", ")
+    "dataset", "target", "target_config", "defense", "defense_config", "attack", "attack_config",
+    "backend", "threat", "threat_config", "judge", "targeted", "norm", "eps", "target_seed",
+    "defense_seed", "attack_seed", "n", "status", "clean_error_target", "clean_error",
+    "error_target", "error_baseline", "error", "error_low", "error_high", "gain", "attack_success",
+    "recovered", "damaged", "error_8bit", "error_top5", "label_error", "psnr_adv", "psnr",
+    "ssim_adv", "ssim", "l0", "l2", "linf", "craft_ms", "purify_ms", "forwards", "backwards",
+    "purifies", "flags", "reason", "key",
+)
+# fmt: on
 """The columns of `records.csv`, in order."""
 
 TIMINGS = ("craft_ms", "purify_ms")
@@ -67,7 +71,14 @@ def _figures(cell: Cell, values: Mapping[str, _Array]) -> Row:
     labels = values["label"]
     wrong = {
         name: values[name] != labels
-        for name in ("target_clean", "clean", "baseline", "target_adversarial", "adversarial", "adversarial_8bit")
+        for name in (
+            "target_clean",
+            "clean",
+            "baseline",
+            "target_adversarial",
+            "adversarial",
+            "adversarial_8bit",
+        )
     }
     errors, n = int(wrong["adversarial"].sum()), len(labels)
     low, high = wilson(errors, n)
@@ -103,7 +114,9 @@ def _share(event: _Array, among: _Array) -> float | None:
 def _flags(cell: Cell, values: Mapping[str, _Array], row: Row, workshop: Workshop) -> Iterable[str]:
     gradient = None
     if cell.probes:
-        gradient = np.concatenate([workshop.tensors(probe)["largest_gradient"].numpy() for probe in cell.probes])
+        gradient = np.concatenate(
+            [workshop.tensors(probe)["largest_gradient"].numpy() for probe in cell.probes]
+        )
     return cell_flags(
         cell,
         survives=values["adversarial"] == values["label"],

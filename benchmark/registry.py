@@ -5,19 +5,21 @@ Names are read from the files as text and from entry points, so listing imports 
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from benchmark.code import Declaration, declarations, fingerprint
-from benchmark.errors import PluginFault, Problem, UserError, nearest
+from benchmark.errors import PluginError, Problem, UserError, nearest
 from benchmark.plugin import Plugin
 
 KINDS: dict[str, str] = {
@@ -43,7 +45,7 @@ class Entry:
         """The fingerprint of the plugin's code; imports it to learn which file it is in."""
         module = sys.modules[self.load().__module__]
         if module.__file__ is None:
-            raise PluginFault(f"{self.kind} {self.name}: its module has no file to fingerprint")
+            raise PluginError(f"{self.kind} {self.name}: its module has no file to fingerprint")
         return fingerprint(Path(module.__file__), module.__name__)
 
 
@@ -91,20 +93,18 @@ class Registry:
         Raises:
             UserError: The file is missing, is not valid Python, declares nothing, or repeats a name.
         """
-        module_name = f"bench_plugin_{path.stem}"
-        found = [
-            _from_declaration(declaration, lambda: _import_file(path, module_name))
-            for declaration in declarations(path, KINDS)
-        ]
+        load = partial(_import_file, path)
+        found = [_from_declaration(declaration, load) for declaration in declarations(path, KINDS)]
         if not found:
             decorators = ", ".join(f'@{kind}("name")' for kind in KINDS)
-            raise UserError(Problem("declares no plugin", file=str(path), hint=f"decorate a class: {decorators}"))
+            raise UserError(
+                Problem("declares no plugin", file=str(path), hint=f"decorate a class: {decorators}")
+            )
         for entry in found:
             self.add(entry)
         return found
 
 
-@lru_cache(maxsize=None)
 def default_registry() -> Registry:
     """The built-in plugins and those of installed packages (entry points `bench.defenses` and so on)."""
     registry = Registry()
@@ -112,7 +112,7 @@ def default_registry() -> Registry:
         for path in _files_of(package):
             module = f"{package}.{path.stem}"
             for declaration in declarations(path, [kind]):
-                registry.add(_from_declaration(declaration, lambda module=module: importlib.import_module(module)))
+                registry.add(_from_declaration(declaration, partial(importlib.import_module, module)))
         for point in importlib.metadata.entry_points(group=f"bench.{kind}s"):
             registry.add(_from_entry_point(kind, point))
     return registry
@@ -150,7 +150,10 @@ def _checked(kind: str, name: str, loaded: Any) -> type[Plugin[Any]]:
     return loaded
 
 
-def _import_file(path: Path, module_name: str) -> ModuleType:
+def _import_file(path: Path) -> ModuleType:
+    # One module for each content: another file of that name, or an edited one, is another plugin.
+    content = hashlib.sha256(path.read_bytes()).hexdigest()
+    module_name = f"bench_plugin_{path.stem}_{content[:16]}"
     if module_name in sys.modules:
         return sys.modules[module_name]
     spec = importlib.util.spec_from_file_location(module_name, path)
@@ -162,13 +165,16 @@ def _import_file(path: Path, module_name: str) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:  # a plugin file may raise anything; the user sees which file and what
         del sys.modules[module_name]
-        trace = error.__traceback__
-        line = None
-        while trace is not None:
-            if trace.tb_frame.f_code.co_filename == str(path):
-                line = trace.tb_lineno
-            trace = trace.tb_next
         raise UserError(
-            Problem(f"cannot be imported: {type(error).__name__}: {error}", file=str(path), line=line)
+            Problem(
+                f"cannot be imported: {type(error).__name__}: {error}",
+                file=str(path),
+                line=_last_line_in(path, error),
+            )
         ) from error
     return module
+
+
+def _last_line_in(path: Path, error: Exception) -> int | None:
+    frames = traceback.extract_tb(error.__traceback__)
+    return next((frame.lineno for frame in reversed(frames) if frame.filename == str(path)), None)

@@ -43,7 +43,9 @@ def _product(block: Block, datasets: dict[tuple[str, str], DatasetRef], registry
     for choice in block.datasets:
         ref = datasets[choice.entry.name, choice.config.model_dump_json()]
         if choice.n is not None and choice.n > ref.test_size:
-            raise UserError(Problem(f"dataset {ref.name}: n {choice.n} is more than its {ref.test_size} test images"))
+            raise UserError(
+                Problem(f"dataset {ref.name}: n {choice.n} is more than its {ref.test_size} test images")
+            )
         sized.append((ref, choice.n or ref.test_size))
         sources[ref.name] = _default_source(choice, registry)
     return Product(

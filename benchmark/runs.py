@@ -67,7 +67,9 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"no device {name!r}: {str(error).splitlines()[0]}", hint="try --device cpu") from error
+        raise UserError(
+            f"no device {name!r}: {str(error).splitlines()[0]}", hint="try --device cpu"
+        ) from error
     return device
 
 

@@ -78,7 +78,9 @@ class Store:
         """Write tensors (float32 stays float32) under an address."""
         from safetensors.torch import save
 
-        self._put(address, "tensors", save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}), meta)
+        self._put(
+            address, "tensors", save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}), meta
+        )
 
     def get_tensors(self, address: Address) -> dict[str, Any] | None:
         """The tensors, on the CPU; None where the entry is absent or was damaged."""

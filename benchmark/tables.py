@@ -35,7 +35,11 @@ def markdown(records: pd.DataFrame, title: str) -> str:
 
 def _legend(records: pd.DataFrame) -> str:
     lines = ["Errors in percent; 95 % Wilson intervals are in `records.csv`."]
-    lines += [f"- **{t.name}**: the attacker {t.meaning}." for n, t in THREATS.items() if (records["threat"] == n).any()]
+    lines += [
+        f"- **{t.name}**: the attacker {t.meaning}."
+        for n, t in THREATS.items()
+        if (records["threat"] == n).any()
+    ]
     lines += [f"- {mark} {name}: {FLAGS[name].raised_if}." for name, mark in _flag_marks(records).items()]
     if any(is_doubt(name) for name in _flag_marks(records)):
         lines.append("- ≥: a doubt; the attack proves no more than this, and robustness is not claimed.")
@@ -57,7 +61,9 @@ def _errors(block: pd.DataFrame, threat: str) -> str:
     table = cells.unstack("column")[list(dict.fromkeys(part["column"]))]
     table = table.loc[list(dict.fromkeys(part["line"]))]
     table.insert(0, "no defense", baseline)
-    top = pd.DataFrame([{"no defense": _percent(part["clean_error_target"].mean()), **clean}], index=["clean"])
+    top = pd.DataFrame(
+        [{"no defense": _percent(part["clean_error_target"].mean()), **clean}], index=["clean"]
+    )
     return f"### {threat}: {THREATS[threat].title}\n\n" + _to_markdown(pd.concat([top, table]), "attack")
 
 
@@ -75,7 +81,9 @@ def _fidelity(block: pd.DataFrame) -> str:
     index = ["line", "column"]
     after = part.groupby(index, sort=False)[["psnr", "ssim"]].mean()
     before = part.groupby("line", sort=False)[["psnr_adv", "ssim_adv"]].mean()
-    shown = (after["psnr"].map("{:.1f}".format) + " / " + after["ssim"].map("{:.3f}".format)).unstack("column")
+    shown = (after["psnr"].map("{:.1f}".format) + " / " + after["ssim"].map("{:.3f}".format)).unstack(
+        "column"
+    )
     shown = shown[list(dict.fromkeys(part["column"]))].loc[list(dict.fromkeys(part["line"]))]
     attacked = before["psnr_adv"].map("{:.1f}".format) + " / " + before["ssim_adv"].map("{:.3f}".format)
     shown.insert(0, "attacked", attacked)

@@ -61,7 +61,10 @@ def read_yaml(path: Path) -> Document:
         kind = "empty" if located is None else f"a {_kind(located)}"
         raise UserError(
             Problem(
-                f"the file is {kind}; a grid is a mapping", file=str(path), line=1, hint="see `bench show quick`"
+                f"the file is {kind}; a grid is a mapping",
+                file=str(path),
+                line=1,
+                hint="see `bench show quick`",
             )
         )
     return Document(_plain(located), str(path), located)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from benchmark.datasets.contract import TrainingData
 from benchmark.noise import Noise
-from benchmark.plugin import Config, ConfigT, Plugin, named
+from benchmark.plugin import ConfigT, Plugin, named
 
 
 class Defense(Plugin[ConfigT], nn.Module, ABC, Generic[ConfigT]):
@@ -63,7 +63,7 @@ class Defense(Plugin[ConfigT], nn.Module, ABC, Generic[ConfigT]):
         """Purified images of the shape of `x`, float32 in [0, 1]; must not change `x` in place."""
 
 
-DefenseT = TypeVar("DefenseT", bound=type[Defense[Config]])
+DefenseT = TypeVar("DefenseT", bound=type[Defense[Any]])
 
 
 def defense(name: str) -> Callable[[DefenseT], DefenseT]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from benchmark.datasets.contract import TrainingData
-from benchmark.plugin import Config, ConfigT, Plugin, named
+from benchmark.plugin import ConfigT, Plugin, named
 
 
 class Target(Plugin[ConfigT], nn.Module, ABC, Generic[ConfigT]):
@@ -45,7 +45,7 @@ class Target(Plugin[ConfigT], nn.Module, ABC, Generic[ConfigT]):
         """Logits of shape (B, classes)."""
 
 
-TargetT = TypeVar("TargetT", bound=type[Target[Config]])
+TargetT = TypeVar("TargetT", bound=type[Target[Any]])
 
 
 def target(name: str) -> Callable[[TargetT], TargetT]:

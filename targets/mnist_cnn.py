@@ -27,9 +27,7 @@ class MnistCnnConfig(Config):
 class _MnistCnn(Target[MnistCnnConfig]):
     """Shared training recipe; the subclasses give `layers`."""
 
-    def __init__(
-        self, config: MnistCnnConfig, image_shape: tuple[int, int, int], num_classes: int
-    ) -> None:
+    def __init__(self, config: MnistCnnConfig, image_shape: tuple[int, int, int], num_classes: int) -> None:
         super().__init__(config, image_shape, num_classes)
         if image_shape[1:] != (28, 28):
             raise ValueError(f"{self.name} takes 28×28 images, got {image_shape[1]}×{image_shape[2]}")

@@ -6,13 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from benchmark.plugin import Config, ConfigT, Plugin, named
+from benchmark.plugin import ConfigT, Plugin, named
 
 _SPLIT_SEED = 20260101
 """Fixes the validation split and the order of the test images, for ever."""
@@ -161,7 +161,7 @@ def class_balanced_order(labels: Tensor) -> Tensor:
     return torch.tensor(np.array(turns), dtype=torch.int64)
 
 
-DatasetT = TypeVar("DatasetT", bound=type[Dataset[Config]])
+DatasetT = TypeVar("DatasetT", bound=type[Dataset[Any]])
 
 
 def dataset(name: str) -> Callable[[DatasetT], DatasetT]:

@@ -58,7 +58,7 @@ class _Idx(Dataset[Config], ABC):
 
     @property
     def _folder(self) -> Path:
-        return self.root / self.torchvision_class.__name__ / "raw"
+        return self.root / str(self.torchvision_class.__name__) / "raw"
 
     def _load(self, *, train: bool) -> TensorSplit:
         loaded = self.torchvision_class(root=self.root, train=train, download=False)

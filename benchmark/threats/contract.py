@@ -7,7 +7,17 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from benchmark.plugin import Config, param
-from benchmark.tasks import AttackRef, Candidate, Craft, Protocol, Purifier, Purify, Shard, SurfaceSpec, TrainTarget
+from benchmark.tasks import (
+    AttackRef,
+    Candidate,
+    Craft,
+    Protocol,
+    Purifier,
+    Purify,
+    Shard,
+    SurfaceSpec,
+    TrainTarget,
+)
 
 
 @dataclass(frozen=True, eq=False)

@@ -51,7 +51,7 @@ class MeteredSurface(Surface):
         def count(_: Tensor) -> None:
             self.meter.backwards += images
 
-        logits.register_hook(count)
+        logits.register_hook(count)  # type: ignore[no-untyped-call]
         return logits
 
     def scores(self, x: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ class PipelineSurface(MeteredSurface):
         if not self.purifier.defense.stochastic:
             return super().scores(x)
         repeated = super().scores(x.repeat_interleave(EOT_DRAWS, dim=0))
-        return repeated.unflatten(0, (len(x), EOT_DRAWS)).mean(dim=1)
+        return repeated.reshape(len(x), EOT_DRAWS, -1).mean(dim=1)
 
 
 class BpdaIdentitySurface(PipelineSurface):
@@ -90,7 +90,7 @@ class BpdaIdentitySurface(PipelineSurface):
     def prepare(self, x: Tensor) -> Tensor:
         with torch.no_grad():
             purified = super().prepare(x.detach())
-        return _StraightThrough.apply(x, purified)  # type: ignore[no-any-return, no-untyped-call]
+        return _StraightThrough.apply(x, purified)  # type: ignore[no-any-return]
 
 
 class _StraightThrough(torch.autograd.Function):

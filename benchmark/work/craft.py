@@ -10,7 +10,7 @@ from torch import Tensor
 
 from attacks.contract import Attack
 from attacks.gradients import loss_gradient
-from benchmark.errors import PluginFault
+from benchmark.errors import PluginError
 from benchmark.keys import seed_from
 from benchmark.noise import Noise, StreamNoise
 from benchmark.tasks import Craft, Probe, Shard, SurfaceSpec
@@ -37,10 +37,10 @@ def craft(tasks: Sequence[Craft], workshop: Workshop) -> None:
             else:
                 start = None if first.start is None else workshop.images(first.start, first.shard)
                 found = [attacks[0].craft(surface, clean.clone(), labels.clone(), noises[0], start)]
-        except PluginFault:
+        except PluginError:
             raise
         except Exception as error:  # whatever an attack raises is no robustness: the cell fails
-            raise PluginFault(f"attack {first.attack.name} raised {type(error).__name__}: {error}") from error
+            raise PluginError(f"attack {first.attack.name} raised {type(error).__name__}: {error}") from error
     meter = {name: count / len(clean) for name, count in vars(surface.meter).items()}
     for task, images in zip(tasks, found, strict=True):
         _check(task, images, clean)
@@ -80,6 +80,6 @@ def _check(task: Craft, images: Any, clean: Tensor) -> None:
     name = task.attack.name
     if not isinstance(images, Tensor) or images.shape != clean.shape or images.dtype != clean.dtype:
         shape = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
-        raise PluginFault(f"attack {name} returned {shape} for {tuple(clean.shape)} {clean.dtype}")
+        raise PluginError(f"attack {name} returned {shape} for {tuple(clean.shape)} {clean.dtype}")
     if not torch.isfinite(images).all():
-        raise PluginFault(f"attack {name} returned images that are not finite")
+        raise PluginError(f"attack {name} returned images that are not finite")

@@ -25,7 +25,7 @@ def perform(task: Task, workshop: Workshop) -> None:
     """Do a task and store its result; what it needs is in the store already.
 
     Raises:
-        PluginFault: A plugin broke its contract or raised.
+        PluginError: A plugin broke its contract or raised.
     """
     _WORK[type(task)](task, workshop)
 
@@ -36,7 +36,12 @@ def perform_sweep(tasks: list[Craft], workshop: Workshop) -> None:
 
 
 _TRAINING = ("benchmark/work/train.py", "benchmark/work/seeding.py")
-_SURFACES = ("benchmark/threats/surfaces.py", "benchmark/noise.py", "benchmark/purifier.py", "attacks/gradients.py")
+_SURFACES = (
+    "benchmark/threats/surfaces.py",
+    "benchmark/noise.py",
+    "benchmark/purifier.py",
+    "attacks/gradients.py",
+)
 _CRAFTING = ("benchmark/work/craft.py", "benchmark/work/seeding.py", *_SURFACES)
 _SCORING = ("benchmark/work/score.py", "benchmark/purifier.py", "benchmark/noise.py")
 
@@ -53,9 +58,10 @@ _CODE: dict[str, tuple[str, ...]] = {
 
 def protocol() -> Protocol:
     """The harness's part in every key: what this release of it does for each kind of task."""
+    from pathlib import Path
+
     import attacks
     import benchmark
-    from pathlib import Path
 
     roots = {"benchmark": Path(benchmark.__file__).parent, "attacks": Path(attacks.__file__).parent}
     code = {}

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from attacks.gradients import margin
 from benchmark import metrics
-from benchmark.errors import PluginFault
+from benchmark.errors import PluginError
 from benchmark.keys import seed_from
 from benchmark.noise import Noise
+from benchmark.purifier import PurifierModule
 from benchmark.tasks import Candidate, Purify, Score
 from benchmark.work.workshop import Stopwatch, Workshop, address
 
@@ -67,7 +68,9 @@ def score(task: Score, workshop: Workshop) -> None:
             top5 = target(judged).topk(5, dim=1).indices
             columns["in_top5"] = (top5 == labels[:, None]).any(dim=1)
     rows = {name: _plain(values) for name, values in columns.items()}
-    workshop.store.put_table(address(task), pyarrow.table(rows), {"images": len(clean), "task": task.content()})
+    workshop.store.put_table(
+        address(task), pyarrow.table(rows), {"images": len(clean), "task": task.content()}
+    )
 
 
 @dataclass
@@ -89,7 +92,7 @@ def _choose(
         purified = workshop.tensors(candidate.purify)["images"].to(clean.device)
         logits = target(purified)
         if not torch.isfinite(logits).all():
-            raise PluginFault(f"target {task.target.label} returned logits that are not finite")
+            raise PluginError(f"target {task.target.label} returned logits that are not finite")
         found = margin(logits, labels)
         better = found > worst
         worst = torch.where(better, found, worst)
@@ -97,8 +100,7 @@ def _choose(
         chosen.images = torch.where(mask, images, chosen.images)
         chosen.purified = torch.where(mask, purified, chosen.purified)
         chosen.routes = [
-            candidate.route if new else old
-            for new, old in zip(better.tolist(), chosen.routes, strict=True)
+            candidate.route if new else old for new, old in zip(better.tolist(), chosen.routes, strict=True)
         ]
     return chosen
 
@@ -107,25 +109,25 @@ def _check_ball(task: Score, candidate: Candidate, images: Tensor, clean: Tensor
     """Measured, not claimed: an attack that leaves the box or its ball fails the cell.
 
     Raises:
-        PluginFault: It did; says by how much.
+        PluginError: It did; says by how much.
     """
     low, high = images.min().item(), images.max().item()
     if low < -TOLERANCE or high > 1 + TOLERANCE:
-        raise PluginFault(f"attack {task.attack.name} ({candidate.route}) left the box: [{low:.6g}, {high:.6g}]")
+        raise PluginError(
+            f"attack {task.attack.name} ({candidate.route}) left the box: [{low:.6g}, {high:.6g}]"
+        )
     if task.attack.norm is None or task.attack.eps is None:
         return
     size = metrics.norms(images, clean)[task.attack.norm].max().item()
     if size > task.attack.eps + TOLERANCE:
-        raise PluginFault(
+        raise PluginError(
             f"attack {task.attack.name} ({candidate.route}) left the ball: "
             f"{task.attack.norm} {size:.6g} > {task.attack.eps:g}"
         )
 
 
-def _fresh(task: Score, purifier: torch.nn.Module, images: Tensor, purpose: str) -> Tensor:
-    purifier.noise = Noise(
-        seed_from(purpose, task.purifier.key, task.attack.content), task.shard.indices
-    )
+def _fresh(task: Score, purifier: PurifierModule, images: Tensor, purpose: str) -> Tensor:
+    purifier.noise = Noise(seed_from(purpose, task.purifier.key, task.attack.content), task.shard.indices)
     return purifier(images)  # type: ignore[no-any-return]
 
 

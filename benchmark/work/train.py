@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from benchmark.errors import PluginFault
+from benchmark.errors import PluginError
 from benchmark.keys import seed_from
 from benchmark.plugin import Plugin
 from benchmark.tasks import TrainDefense, TrainTarget
@@ -51,7 +51,9 @@ def _listen(plugin: Plugin[Any], task: TrainTarget | TrainDefense, workshop: Wor
     def reporter(done: int, total: int, figures: Mapping[str, float]) -> None:
         for name, figure in figures.items():
             if not math.isfinite(figure):
-                raise PluginFault(f"training {task.label} diverged: {name} is {figure} at step {done} of {total}")
+                raise PluginError(
+                    f"training {task.label} diverged: {name} is {figure} at step {done} of {total}"
+                )
         workshop.on_training(task, done, total, figures)
 
     plugin.reporter = reporter
@@ -63,5 +65,5 @@ def _save(
     weights = module.state_dict()
     for name, tensor in weights.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise PluginFault(f"training {task.label} diverged: weights {name} are not finite")
+            raise PluginError(f"training {task.label} diverged: weights {name} are not finite")
     workshop.store.put_tensors(address(task), weights, meta | {"task": task.content()})

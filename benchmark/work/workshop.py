@@ -1,4 +1,4 @@
-"""Where tasks get their inputs: data, trained models and earlier results, each loaded once and kept a while."""
+"""Where tasks get their inputs: data, trained models, earlier results; each loaded once and kept a while."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.datasets.contract import Dataset, Splits, TrainingData
-from benchmark.errors import PluginFault
+from benchmark.errors import PluginError
 from benchmark.purifier import PurifierModule
 from benchmark.registry import Registry
 from benchmark.store import Address, Store
@@ -99,7 +99,9 @@ class Workshop:
 
     def tensors(self, task: Task) -> dict[str, Tensor]:
         """The stored result of a task; computed again where the store finds it damaged."""
-        return self._kept(self._results, _RESULTS_KEPT, task.key, lambda: self._read(task, self.store.get_tensors))
+        return self._kept(
+            self._results, _RESULTS_KEPT, task.key, lambda: self._read(task, self.store.get_tensors)
+        )
 
     def table(self, task: Task) -> Any:
         """The stored pyarrow table of a task; computed again where the store finds it damaged."""
@@ -127,7 +129,7 @@ class Workshop:
         try:
             return cls(config, shape.image_shape, len(shape.class_names))  # type: ignore[no-any-return]
         except ValueError as error:
-            raise PluginFault(str(error)) from error
+            raise PluginError(str(error)) from error
 
     def new_defense(self, ref: PluginRef, dataset: DatasetRef) -> Defense[Any]:
         """An untrained defense."""
@@ -135,7 +137,7 @@ class Workshop:
         try:
             return cls(config, self.dataset(dataset).image_shape)  # type: ignore[no-any-return]
         except ValueError as error:
-            raise PluginFault(str(error)) from error
+            raise PluginError(str(error)) from error
 
     def target(self, task: TrainTarget) -> nn.Module:
         """A trained classifier, frozen, in evaluation mode."""
@@ -170,7 +172,6 @@ class Workshop:
                 cache.popitem(last=False)
         cache.move_to_end(key)
         return cache[key]
-
 
 
 def _frozen(module: nn.Module) -> nn.Module:

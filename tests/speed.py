@@ -1,0 +1,227 @@
+"""`make speed`: ratios against a bare loop and a straightforward script, and peak memory. Asserts nothing.
+
+Each ratio compares two measurements of the same process, taken in turn; medians are shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attacks.contract import Attack
+from attacks.fgsm import Fgsm, FgsmConfig
+from attacks.pgd import Pgd, PgdConfig
+from benchmark.display import Silent
+from benchmark.noise import Noise
+from benchmark.runs import Prepared, prepare, run_prepared
+from benchmark.threats.surfaces import BpdaIdentitySurface, MeteredSurface
+from targets.mnist_cnn import MnistC, MnistCnnConfig
+from tests.conftest import data_root
+
+ROUNDS = 15
+STEPS = 40
+
+
+def main() -> None:
+    """Measure everything, or what is named on the command line."""
+    parts: dict[str, Callable[[], None]] = {"loop": loop, "grid": grid, "memory": memory}
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("part", nargs="*", default=list(parts), choices=[*parts, []])
+    print(f"{os.cpu_count()} CPU cores, {torch.get_num_threads()} torch threads, torch {torch.__version__}")
+    for name in parser.parse_args().part:
+        parts[name]()
+
+
+def loop() -> None:
+    """Native FGSM and PGD against bare forward and backward passes over the same images."""
+    model = MnistC(MnistCnnConfig(), (1, 28, 28), 10).eval().requires_grad_(False)
+    surface = MeteredSurface(model, 10, (1, 28, 28)).eval()
+    x, labels = torch.rand(100, 1, 28, 28), torch.arange(100) % 10
+
+    def bare(steps: int) -> None:
+        for _ in range(steps):
+            images = x.detach().requires_grad_()
+            torch.autograd.grad(F.cross_entropy(model(images), labels), images)
+
+    cases: list[tuple[str, Attack, int]] = [
+        ("fgsm", Fgsm(FgsmConfig(eps=0.3)), 1),
+        (f"pgd-{STEPS}", Pgd(PgdConfig(eps=0.3, steps=STEPS)), STEPS),
+    ]
+    for name, attack, steps in cases:
+        rounds = ROUNDS * (10 if steps == 1 else 1)
+
+        def ours(attack: Attack = attack) -> None:
+            attack.craft(surface, x, labels, Noise(0, range(100)))
+
+        def theirs(steps: int = steps) -> None:
+            bare(steps)
+
+        ratios, seconds = in_turn(ours, theirs, rounds)
+        print(
+            f"{name}, 100 images, mnist-c: {1000 * seconds:.1f} ms, {ratios:.3f} × a bare loop "
+            f"(median of {rounds})"
+        )
+
+
+def in_turn(ours: Callable[[], None], theirs: Callable[[], None], rounds: int) -> tuple[float, float]:
+    """The median ratio of two pieces of work done in turn, and the median seconds of the first."""
+    ratios, seconds = [], []
+    for _ in range(rounds + 1):
+        first = timed(ours)
+        ratios.append(first / timed(theirs))
+        seconds.append(first)
+    return median(ratios[1:]), median(seconds[1:])
+
+
+def timed(work: Callable[[], None]) -> float:
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+def grid() -> None:
+    """The `mnist` grid with n 100 against a script that crafts anew for every cell with ART."""
+    root = data_root()
+    if root is None:
+        print("grid: skipped, it needs the MNIST files: name their folder with BENCH_DATA")
+        return
+    source = {
+        "datasets": [{"name": "mnist", "n": 100}],
+        "targets": ["mnist-b", "mnist-c"],
+        "defenses": ["identity", "round8", "jpeg", "median", {"name": "ape-gan", "epochs": 1}],
+        "attacks": [
+            {"name": "fgsm", "eps": [0.1, 0.2, 0.3, 0.4]},
+            {"name": "pgd", "eps": 0.3},
+            "deepfool",
+            "noise",
+        ],
+        "threats": ["black-box", "white-box"],
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        observer, out = Silent(), Path(folder) / "out"
+
+        def ready(grid: dict[str, object]) -> Prepared:
+            return prepare(grid, observer, data=root, store=f"{folder}/store", device="cpu")
+
+        # trainings are not part of the comparison
+        run_prepared(ready(source | {"attacks": ["noise"]}), observer, out)
+        prepared = ready(source)
+        ours = timed(lambda: run_prepared(prepared, observer, out))
+        theirs = timed(lambda: straightforward(prepared))
+    cells = len(prepared.plan.cells) - len(prepared.plan.skipped)
+    print(
+        f"mnist grid, n 100, {cells} cells: {ours:.0f} s; crafting anew for every cell with ART, one surface "
+        f"per cell: {theirs:.0f} s; {theirs / ours:.2f} × as long"
+    )
+
+
+def straightforward(prepared: Prepared) -> None:
+    """For each cell: wrap, craft with ART, purify, predict. White-box takes the identity backwards."""
+    from art.attacks.evasion import DeepFool, FastGradientMethod, ProjectedGradientDescent
+    from art.estimators.classification import PyTorchClassifier
+
+    workshop = prepared.workshop
+    for cell in prepared.plan.cells:
+        if cell.skipped:
+            continue
+        target = workshop.target(cell.target)
+        purifier = workshop.purifier(cell.purifier, cell.dataset)
+        x, labels = workshop.clean(cell.scores[0].shard)
+        white_box = cell.threat.name == "white-box"
+        model: nn.Module = (
+            BpdaIdentitySurface(target, purifier, 10, (1, 28, 28))
+            if white_box
+            else MeteredSurface(target, 10, (1, 28, 28))
+        )
+        classifier = PyTorchClassifier(
+            model=model.eval(),
+            loss=nn.CrossEntropyLoss(),
+            input_shape=(1, 28, 28),
+            nb_classes=10,
+            clip_values=(0, 1),
+            device_type="cpu",
+        )
+        eps = cell.attack.eps
+        makers = {
+            "fgsm": lambda c, eps=eps: FastGradientMethod(c, eps=eps, batch_size=100),
+            "pgd": lambda c, eps=eps: ProjectedGradientDescent(
+                c,
+                eps=eps,
+                eps_step=2.5 * eps / 40,
+                max_iter=40,
+                num_random_init=1,
+                batch_size=100,
+                verbose=False,
+            ),
+            "deepfool": lambda c: DeepFool(c, max_iter=50, epsilon=0.02, batch_size=100, verbose=False),
+        }
+        if cell.attack.name == "noise":
+            adversarial: Tensor = (x + 0.05**0.5 * torch.randn_like(x)).clamp(0, 1)
+        else:
+            found = makers[cell.attack.name](classifier).generate(x=x.numpy(), y=labels.numpy())
+            adversarial = torch.from_numpy(np.asarray(found))
+        with torch.no_grad():
+            target(purifier(adversarial)).argmax(dim=1)
+
+
+def memory() -> None:
+    """Peak memory of a whole run with 1,000 and with 10,000 images of MNIST."""
+    root = data_root()
+    if root is None:
+        print("memory: skipped, it needs the MNIST files: name their folder with BENCH_DATA")
+        return
+    peaks = {n: _peak(root, n) for n in (1000, 10_000)}
+    print(
+        f"peak memory: {peaks[1000]:.0f} MB with n 1,000, {peaks[10_000]:.0f} MB with n 10,000, "
+        f"ratio {peaks[10_000] / peaks[1000]:.3f}"
+    )
+
+
+def _peak(root: Path, n: int) -> float:
+    """Peak resident megabytes of a process that runs a grid of fast attacks with every file written."""
+    with tempfile.TemporaryDirectory() as folder:
+        grid = Path(folder) / "grid.yaml"
+        grid.write_text(
+            f"datasets: [{{name: mnist, n: {n}}}]\n"
+            "targets: [{name: mnist-c, epochs: 1}]\n"
+            "defenses: [identity, round8, median]\n"
+            "attacks: [{name: fgsm, eps: [0.1, 0.2, 0.3]}, {name: pgd, eps: 0.3, steps: 2}]\n"
+            "threats: [black-box, white-box]\n"
+        )
+        code = (
+            "import resource, sys; from benchmark.cli import app\n"
+            "try: app(sys.argv[1:])\n"
+            "finally: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        )
+        arguments = [
+            "run",
+            "--grid",
+            grid,
+            "--data",
+            root,
+            "--store",
+            f"{folder}/store",
+            "--out",
+            f"{folder}/out",
+        ]
+        done = subprocess.run(
+            [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=True
+        )
+    scale = 1e6 if sys.platform == "darwin" else 1e3
+    return int(done.stdout.split()[-1]) / scale
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,225 @@
+"""The command line as a user meets it: exit statuses, messages, no tracebacks."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from benchmark.cli import app, main
+from benchmark.errors import UserError
+
+GOOD = """\
+name: tiny
+datasets: [{name: digits, n: 20}]
+targets: [nearest-mean]
+defenses: [identity]
+attacks: [{name: fgsm, eps: 0.1}]
+threats: [black-box]
+"""
+
+
+@pytest.fixture
+def grid(tmp_path: Path) -> Path:
+    path = tmp_path / "grid.yaml"
+    path.write_text(GOOD)
+    return path
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: object) -> str:
+    """Run the command, expect exit status 2 and a message on one screen; return the message."""
+    monkeypatch.setattr(sys, "argv", ["bench", *map(str, arguments)])
+    with pytest.raises(SystemExit) as exit_info:
+        main()
+    message = capsys.readouterr().err
+    assert exit_info.value.code == 2
+    assert "Traceback" not in message
+    assert message.count("\n") < 24
+    return message
+
+
+@pytest.fixture
+def command(grid: Path, constructed: Path, tmp_path: Path) -> list[object]:
+    return [
+        "run",
+        "--grid",
+        grid,
+        "--plugin",
+        constructed,
+        "--store",
+        tmp_path / "store",
+        "--out",
+        tmp_path / "out",
+    ]
+
+
+def test_help_is_quick_to_import() -> None:
+    code = (
+        "import benchmark.cli, sys; sys.exit(any(m in sys.modules for m in ('torch', 'pandas', 'pydantic')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_run_prints_its_table_and_where_its_files_are(command: list[object], tmp_path: Path) -> None:
+    result = invoke(*command)
+    assert result.exit_code == 0, result.output
+    assert "| fgsm ε 0.1 |" in " ".join(result.output.split())
+    assert str(tmp_path / "out" / "records.csv") in result.output
+    again = invoke(*command)
+    assert "nothing to train, craft or score" in " ".join(again.output.split())
+
+
+def test_a_failed_cell_gives_status_1_and_the_reason(command: list[object], grid: Path) -> None:
+    grid.write_text(GOOD.replace("[identity]", "[identity, raises]"))
+    result = invoke(*command)
+    assert result.exit_code == 1
+    assert "out of purifier fluid" in result.output
+    assert "1 ok, 1 failed" in result.output
+
+
+def test_dry_run_does_nothing_but_say_what_would_be_done(command: list[object], tmp_path: Path) -> None:
+    result = invoke(*command, "--dry-run")
+    assert result.exit_code == 0
+    assert "1 cells" in result.output
+    assert "needs training nearest-mean" in result.output
+    assert "never timed here" in result.output
+    assert not (tmp_path / "out").exists()
+    invoke(*command)
+    assert "to do: 0" in invoke(*command, "--dry-run").output
+
+
+def test_only_keeps_what_it_names(command: list[object], grid: Path, tmp_path: Path) -> None:
+    grid.write_text(GOOD.replace("[identity]", "[identity, median]"))
+    assert invoke(*command, "--only", "defense=median").exit_code == 0
+    records = (tmp_path / "out" / "records.csv").read_text()
+    assert ",median," in records
+    assert ",identity," not in records
+
+
+@pytest.mark.parametrize(
+    ("extra", "expected"),
+    [
+        (["--only", "defense"], "COLUMN=VALUE"),
+        (["--only", "defence=median"], "did you mean 'defense'"),
+        (["--only", "defense=none"], "no cell of the grid matches"),
+        (["--device", "abacus"], "no device 'abacus'"),
+    ],
+)
+def test_bad_options_are_refused(capsys, monkeypatch, command, extra, expected) -> None:
+    assert expected in refused(capsys, monkeypatch, *command, *extra)
+
+
+def test_an_unwritable_out_is_refused_before_anything_runs(capsys, monkeypatch, command, tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    command[command.index("--out") + 1] = tmp_path / "file" / "below"
+    assert "cannot be written" in refused(capsys, monkeypatch, *command)
+    assert not list((tmp_path / "store").glob("*/*/*"))
+
+
+def test_a_plugin_file_with_a_syntax_error_names_file_and_line(capsys, monkeypatch, grid, tmp_path) -> None:
+    broken = tmp_path / "broken.py"
+    broken.write_text("x = 1\ndef oops(:\n")
+    message = refused(capsys, monkeypatch, "run", "--grid", grid, "--plugin", broken)
+    assert f"{broken}:2: not valid Python" in message
+
+
+def test_missing_images_say_which_files_to_put_where(
+    capsys, monkeypatch, grid, constructed, tmp_path
+) -> None:
+    from torchvision.datasets import MNIST
+
+    def no_network(self) -> None:
+        raise RuntimeError("Error downloading train-images-idx3-ubyte.gz")
+
+    monkeypatch.setattr(MNIST, "download", no_network)
+    grid.write_text(GOOD.replace("digits", "mnist"))
+    message = refused(
+        capsys,
+        monkeypatch,
+        "run",
+        "--grid",
+        grid,
+        "--plugin",
+        constructed,
+        "--data",
+        tmp_path,
+        "--store",
+        tmp_path / "s",
+    )
+    assert "train-images-idx3-ubyte" in message
+    assert str(tmp_path / "MNIST" / "raw") in message
+
+
+def test_more_images_than_there_are_is_refused(capsys, monkeypatch, command, grid) -> None:
+    grid.write_text(GOOD.replace("n: 20", "n: 20000"))
+    assert "500 test images" in refused(capsys, monkeypatch, *command)
+
+
+def test_list_and_show_know_everything() -> None:
+    listed = invoke("list").output
+    for name in ("digits", "mnist-c", "ape-gan", "pgd", "white-box", "quick"):
+        assert name in listed
+    assert "median" not in invoke("list", "attacks").output
+    shown = invoke("show", "ape-gan").output
+    assert "generator_updates = 2" in shown
+    assert "Shen et al. 2017" not in shown or "paper" in shown
+    assert "datasets:" in invoke("show", "quick").output
+    assert "lower bound" in invoke("show", "white-box").output
+
+
+def test_show_suggests_near_names() -> None:
+    result = invoke("show", "apegan")
+    assert isinstance(result.exception, UserError)
+    assert "ape-gan" in str(result.exception)
+
+
+def test_tables_reads_a_run_back(command: list[object], tmp_path: Path) -> None:
+    invoke(*command)
+    assert invoke("tables", tmp_path / "out").output == (tmp_path / "out" / "tables.md").read_text().replace(
+        "# tiny", "# out"
+    )
+
+
+def test_tables_of_no_run_is_refused(capsys, monkeypatch, tmp_path) -> None:
+    assert "no run in" in refused(capsys, monkeypatch, "tables", tmp_path)
+
+
+def test_doctor_tells_good_from_bad(tmp_path: Path) -> None:
+    good = invoke("doctor", "--store", tmp_path / "store")
+    assert good.exit_code == 0, good.output
+    (tmp_path / "file").write_text("")
+    bad = invoke("doctor", "--store", tmp_path / "file" / "store")
+    assert bad.exit_code == 1
+    assert "BAD  store" in bad.output
+
+
+def test_a_new_plugin_file_is_all_it_takes(command: list[object], grid: Path, tmp_path: Path) -> None:
+    plugin = tmp_path / "darker.py"
+    plugin.write_text(
+        textwrap.dedent(
+            """
+            from benchmark.plugin import Config, infer
+            from defenses.contract import Defense, defense
+
+            class DarkerConfig(Config):
+                factor: float = infer(0.5, gt=0, le=1)
+
+            @defense("darker")
+            class Darker(Defense[DarkerConfig]):
+                def purify(self, x, noise):
+                    return x * self.config.factor
+            """
+        )
+    )
+    grid.write_text(GOOD.replace("[identity]", "[{name: darker, factor: 0.9}]"))
+    result = invoke(*command, "--plugin", plugin)
+    assert result.exit_code == 0, result.output
+    assert "darker" in result.output

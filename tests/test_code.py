@@ -1,0 +1,243 @@
+"""Plugins are read as text, and their fingerprint follows the code and nothing else."""
+
+from __future__ import annotations
+
+import itertools
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from benchmark import code
+from benchmark.code import declarations
+from benchmark.errors import UserError
+
+_NUMBERS = itertools.count()
+KINDS = ["dataset", "target", "defense", "attack"]
+
+PLUGIN = '''
+"""A plugin."""
+import math
+
+class Toy:
+    """Adds."""
+
+    def purify(self, x):
+        """Adds one."""
+        return x + 1  # one
+'''
+
+
+def _fingerprint(path: Path, module: str = "bench_plugin_toy") -> str:
+    """The fingerprint of what the files hold now."""
+    code.fingerprint.cache_clear()
+    code._release.cache_clear()
+    return code.fingerprint(path, module)
+
+
+def _of(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "toy.py"
+    path.write_text(textwrap.dedent(text), encoding="utf-8")
+    return _fingerprint(path)
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of an empty package that can be imported; no other test has one of its name."""
+    folder = tmp_path / f"toypackage{next(_NUMBERS)}"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("# one", "# another comment"),
+        ('"""Adds one."""', '"""Adds one.\n\n        At length.\n        """'),
+        ('        """Adds one."""\n', ""),
+        ('"""A plugin."""', ""),
+        ("\nclass Toy", "\n\n\n# a class\nclass Toy"),
+        ("x + 1", "(x+1)"),
+    ],
+    ids=["comment", "docstring", "no docstring", "no module docstring", "blank lines", "layout"],
+)
+def test_comments_docstrings_and_layout_leave_the_fingerprint(tmp_path: Path, old: str, new: str) -> None:
+    assert old in PLUGIN
+    assert _of(tmp_path, PLUGIN.replace(old, new)) == _of(tmp_path, PLUGIN)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("x + 1", "x + 2"),
+        ("x + 1", "x + 1.0"),
+        ("def purify", "def clean"),
+        ("import math", "import random"),
+        ("return x + 1", 'return x + "1"'),
+    ],
+)
+def test_a_change_of_code_changes_the_fingerprint(tmp_path: Path, old: str, new: str) -> None:
+    assert old in PLUGIN
+    assert _of(tmp_path, PLUGIN.replace(old, new)) != _of(tmp_path, PLUGIN)
+
+
+def test_a_string_that_is_used_is_code_and_not_a_docstring(tmp_path: Path) -> None:
+    assert _of(tmp_path, 'MODE = "reflect"') != _of(tmp_path, 'MODE = "constant"')
+
+
+def test_a_plugin_file_has_the_same_fingerprint_in_every_folder(tmp_path: Path) -> None:
+    found = set()
+    for folder, name in [("a", "toy.py"), ("b/c", "toy.py"), ("a", "renamed.py")]:
+        path = tmp_path / folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(PLUGIN + "from benchmark.noise import Noise\n")
+        found.add(_fingerprint(path, f"bench_plugin_{path.stem}_{len(folder)}"))
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "from {package}.helper import shift",
+        "from {package} import helper",
+        "import {package}.helper",
+        "from .helper import shift",
+        "from . import helper",
+        "def late():\n    from .helper import shift",
+    ],
+)
+def test_a_change_in_an_imported_module_of_the_plugins_own_package_changes_the_fingerprint(
+    package: Path, statement: str
+) -> None:
+    plugin, helper = package / "toy.py", package / "helper.py"
+    plugin.write_text(statement.format(package=package.name) + "\n")
+    helper.write_text("def shift(x):\n    return x + 1\n")
+    before = _fingerprint(plugin, f"{package.name}.toy")
+    helper.write_text("def shift(x):\n    return x + 1  # the same\n")
+    assert _fingerprint(plugin, f"{package.name}.toy") == before
+    helper.write_text("def shift(x):\n    return x + 2\n")
+    assert _fingerprint(plugin, f"{package.name}.toy") != before
+
+
+def test_imports_are_followed_through_modules_that_import_each_other(package: Path) -> None:
+    (package / "toy.py").write_text("from . import first\n")
+    (package / "first.py").write_text("from . import second\n")
+    (package / "second.py").write_text("from . import first\nCONSTANT = 1\n")
+    before = _fingerprint(package / "toy.py", f"{package.name}.toy")
+    (package / "second.py").write_text("from . import first\nCONSTANT = 2\n")
+    assert _fingerprint(package / "toy.py", f"{package.name}.toy") != before
+
+
+def test_modules_that_are_not_imported_do_not_count(package: Path) -> None:
+    (package / "toy.py").write_text("X = 1\n")
+    before = _fingerprint(package / "toy.py", f"{package.name}.toy")
+    (package / "other.py").write_text("Y = 1\n")
+    assert _fingerprint(package / "toy.py", f"{package.name}.toy") == before
+
+
+def test_the_code_of_the_harness_that_a_plugin_imports_counts(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A package stands in for one of the harness's own, which a test had better not change."""
+    path = tmp_path / "plugin.py"
+    path.write_text(f"from {package.name} import helper\n")
+    (package / "helper.py").write_text("X = 1\n")
+    outside = _fingerprint(path)
+    monkeypatch.setattr(code, "PROJECT_PACKAGES", code.PROJECT_PACKAGES | {package.name})
+    before = _fingerprint(path)
+    (package / "helper.py").write_text("X = 2\n")
+    assert before != outside
+    assert _fingerprint(path) != before
+
+
+def test_another_release_of_an_imported_library_changes_the_fingerprint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = f"toylibrary{next(_NUMBERS)}"
+    info = tmp_path / f"{library}-1.dist-info"
+    info.mkdir()
+    (info / "top_level.txt").write_text(f"{library}\n")
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {library}\nVersion: 1\n")
+    (tmp_path / f"{library}.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    using, without = tmp_path / "using.py", tmp_path / "without.py"
+    using.write_text(f"import {library}\n")
+    without.write_text("import math\n")
+    before = _fingerprint(using), _fingerprint(without)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {library}\nVersion: 2\n")
+    assert _fingerprint(using) != before[0]
+    assert _fingerprint(without) == before[1]
+
+
+def test_declarations_are_found_without_running_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "many.py"
+    path.write_text(
+        textwrap.dedent(
+            '''
+            raise RuntimeError("this file was run")
+
+            import contracts
+            from defenses.contract import defense
+
+            @defense("first")
+            class First:
+                """Purifies
+                in one line.
+
+                And a long story.
+                """
+
+            @functools.wraps(None)
+            @contracts.attack("second")
+            class Second:
+                pass
+
+            class NotAPlugin:
+                pass
+
+            @unrelated("third")
+            class Third:
+                pass
+
+            @defense(NAME)
+            class NotLiteral:
+                pass
+
+            @defense("function")
+            def function():
+                pass
+            '''
+        )
+    )
+    found = list(declarations(path, KINDS))
+    assert [(d.kind, d.name, d.attribute, d.summary) for d in found] == [
+        ("defense", "first", "First", "Purifies in one line."),
+        ("attack", "second", "Second", ""),
+    ]
+    lines = path.read_text().splitlines()
+    assert [lines[d.line - 1] for d in found] == ["class First:", "class Second:"]
+    assert found[0].origin == f"{path}:{found[0].line}"
+
+
+def test_only_the_kinds_asked_for_are_declared(tmp_path: Path) -> None:
+    path = tmp_path / "two.py"
+    path.write_text('@defense("a")\nclass A: ...\n@attack("b")\nclass B: ...\n')
+    assert [d.name for d in declarations(path, ["attack"])] == ["b"]
+
+
+def test_a_syntax_error_is_shown_with_file_and_line(tmp_path: Path) -> None:
+    path = tmp_path / "broken.py"
+    path.write_text("x = 1\n\ny = = 2\n")
+    with pytest.raises(UserError) as caught:
+        list(declarations(path, KINDS))
+    assert str(caught.value).startswith(f"{path}:3: not valid Python: ")
+
+
+def test_a_missing_file_is_shown_with_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "missing.py"
+    with pytest.raises(UserError) as caught:
+        list(declarations(path, KINDS))
+    assert str(caught.value) == f"{path}: cannot read the plugin file: No such file or directory"

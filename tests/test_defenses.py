@@ -1,0 +1,175 @@
+"""Every registered defense keeps the contract; APE-GAN has the paper's nets and losses."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from benchmark.datasets.contract import TrainingData
+from benchmark.datasets.digits import Digits
+from benchmark.noise import Noise
+from benchmark.plugin import Config
+from benchmark.purifier import PurifierModule
+from benchmark.registry import default_registry
+from defenses.ape_gan import ApeGan, ApeGanConfig, build_discriminator, build_generator
+from defenses.contract import Defense
+from targets.mnist_cnn import MnistC, MnistCnnConfig
+
+NAMES = default_registry().names("defense")
+
+
+def make(name: str, shape: tuple[int, int, int] = (1, 28, 28)) -> Defense[Any]:
+    torch.manual_seed(0)
+    plugin = default_registry().get("defense", name).load()
+    return plugin(plugin.config_type()(), shape)  # type: ignore[return-value]
+
+
+def purified(defense: Defense[Any], x: Tensor, first: int = 0) -> Tensor:
+    module = PurifierModule(defense)
+    module.noise = Noise(7, range(first, first + len(x)))
+    return module(x)
+
+
+def images(count: int = 6, channels: int = 1, size: int = 28) -> Tensor:
+    return torch.rand(count, channels, size, size, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32)])
+def test_output_is_an_image_like_the_input(name: str, shape: tuple[int, int, int]) -> None:
+    x = images(4, shape[0], shape[1])
+    out = purified(make(name, shape), x)  # the module checks shape, dtype, range and the input
+    assert out.shape == x.shape
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_image_is_purified_alike_alone_and_among_others(name: str) -> None:
+    defense, x = make(name), images()
+    together = purified(defense, x)
+    alone = torch.cat([purified(defense, x[i : i + 1], first=i) for i in range(len(x))])
+    assert (together - alone).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_seed_gives_the_same_output_at_every_call_and_with_gradients_on_or_off(name: str) -> None:
+    defense, x = make(name), images()
+    first = purified(defense, x)
+    with torch.no_grad():
+        second = purified(defense, x)
+    third = purified(defense, x.clone().requires_grad_()).detach()
+    assert torch.equal(first, second)
+    assert torch.equal(first, third)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_survive_safetensors(name: str) -> None:
+    defense, x = make(name), images()
+    torch.manual_seed(99)
+    other = default_registry().get("defense", name).load()(defense.config, (1, 28, 28))
+    other.load_state_dict(load(save(defense.state_dict())) if defense.state_dict() else {})
+    assert torch.equal(purified(defense, x), purified(other, x))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "identity"])
+def test_it_does_something(name: str) -> None:
+    x = images()
+    assert not torch.equal(purified(make(name), x), x)
+
+
+def test_identity_and_round8_are_what_they_say() -> None:
+    x = images()
+    assert torch.equal(purified(make("identity"), x), x)
+    levels = purified(make("round8"), x) * 255
+    assert torch.allclose(levels, levels.round(), atol=1e-4)
+    assert (levels / 255 - x).abs().max() <= 0.5 / 255 + 1e-6
+
+
+def test_median_agrees_with_scipy_away_from_the_border() -> None:
+    from scipy.ndimage import median_filter
+
+    x = images(1)
+    expected = torch.from_numpy(median_filter(x[0, 0].numpy(), size=3))
+    assert torch.equal(purified(make("median"), x)[0, 0, 1:-1, 1:-1], expected[1:-1, 1:-1])
+
+
+def test_jpeg_loses_more_at_a_lower_quality() -> None:
+    plugin = default_registry().get("defense", "jpeg").load()
+    x = images()
+    loss = {
+        q: (purified(plugin(plugin.config_type()(quality=q), (1, 28, 28)), x) - x).square().mean()
+        for q in (10, 90)
+    }
+    assert loss[10] > 2 * loss[90]
+
+
+def test_ape_gan_has_the_nets_of_the_paper() -> None:
+    count = {channels: sum(p.numel() for p in build_generator(channels).parameters()) for channels in (1, 3)}
+    assert count == {1: 149_377, 3: 151_683}
+    for size in (28, 32):
+        assert build_discriminator((1, size, size))[-1].in_features == 4096
+
+
+def test_ape_gan_refuses_other_sizes() -> None:
+    with pytest.raises(ValueError, match="28×28 or 32×32 images, got 30×30"):
+        make("ape-gan", (1, 30, 30))
+
+
+class Undecided(nn.Module):
+    """A discriminator that always says one half."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.zeros(len(x), 1)
+
+
+class Sure(nn.Module):
+    """A discriminator that knows bright images to be real: its output is ±10."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 20 * (x.flatten(1).mean(dim=1, keepdim=True) - 0.5)
+
+
+def test_ape_gan_losses_have_the_right_values_and_signs() -> None:
+    defense = ApeGan(ApeGanConfig(), (1, 28, 28)).eval()
+    clean, adversarial = images(), images().flip(0)
+    with torch.no_grad():
+        content = (defense.generator(adversarial) - clean).square().mean().item()
+        assert defense._generate(Undecided(), clean, adversarial).item() == pytest.approx(
+            0.7 * content + 0.3 * math.log(2), rel=1e-5
+        )
+        assert defense._discriminate(Undecided(), clean, adversarial).item() == pytest.approx(2 * math.log(2))
+        bright, dark = torch.ones_like(clean), torch.zeros_like(clean)
+        defense.generator = nn.Identity()
+        # a discriminator is good when it takes clean for real and restored for fake …
+        good = defense._discriminate(Sure(), bright, dark)
+        assert good < 0.01 < defense._discriminate(Sure(), dark, bright)
+        # … and a generator when its images are taken for real
+        assert defense._generate(Sure(), bright, bright) < defense._generate(Sure(), dark, dark)
+
+
+@pytest.fixture(scope="module")
+def digits() -> TrainingData:
+    splits = Digits(Config(), Path()).splits()
+    return TrainingData(splits.train, splits.validation, (1, 28, 28), 10, torch.device("cpu"))
+
+
+def test_ape_gan_learns_to_bring_fgsm_images_back(digits: TrainingData) -> None:
+    from attacks.fgsm import Fgsm, FgsmConfig
+    from benchmark.threats.surfaces import MeteredSurface
+
+    torch.manual_seed(0)
+    source = MnistC(MnistCnnConfig(min_steps=80), (1, 28, 28), 10)
+    source.fit(digits, torch.Generator().manual_seed(0))
+    source.eval().requires_grad_(False)
+    defense = ApeGan(ApeGanConfig(min_steps=120), (1, 28, 28))
+    defense.fit(digits, source, torch.Generator().manual_seed(0))
+    x, labels = next(digits.validation_batches(200))
+    surface = MeteredSurface(source, 10, (1, 28, 28))
+    adversarial = Fgsm(FgsmConfig(eps=0.3)).craft(surface, x, labels, Noise(0, range(200)))
+    restored = purified(defense, adversarial)
+    assert (restored - x).square().mean() < 0.75 * (adversarial - x).square().mean()

@@ -1,0 +1,174 @@
+"""Ranking: by the worst case per image within one ball, doubts without a rank, controls as yardstick."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow
+import pytest
+
+from benchmark.leaderboard import Leaderboard
+from benchmark.plan import Cell, Product, ThreatRef, make_plan
+from benchmark.records import COLUMNS, Result
+from benchmark.tasks import AttackRef, DatasetRef, DefenseRef, PluginRef, Protocol
+from benchmark.threats import THREATS
+
+N = 100
+KINDS = ("train-target", "train-defense", "probe", "craft", "purify", "score")
+
+
+def attack(name: str, eps: float | None = 0.3, norm: str = "linf", mandatory: bool = False) -> AttackRef:
+    config = {} if eps is None else {"eps": eps}
+    return AttackRef(name, config, "", norm=norm, eps=eps, mandatory=mandatory)
+
+
+PGD, FGSM, CW = attack("pgd", mandatory=True), attack("fgsm"), attack("cw", eps=None, norm="l2")
+
+
+def cells(*attacks: AttackRef, defenses: tuple[str, ...] = ("mine", "placebo"), seeds=(0,)) -> list[Cell]:
+    """One cell for each defense, attack and threat; the defense "placebo" is a control."""
+    refs = [
+        DefenseRef(name, {}, "", trainable=name != "placebo", control=name == "placebo") for name in defenses
+    ]
+    product = Product(
+        datasets=((DatasetRef("data", {}, "", images="0", test_size=N, num_classes=10), N),),
+        targets=(PluginRef("net", {}, ""),),
+        defenses=tuple((ref, None, False) for ref in refs),
+        attacks=tuple((ref, None) for ref in attacks),
+        threats=tuple(ThreatRef(name, threat.config_type().model_dump()) for name, threat in THREATS.items()),
+        target_seeds=(0,),
+        defense_seeds=seeds,
+        attack_seeds=(0,),
+        sources={"data": PluginRef("net", {}, "")},
+    )
+    return list(make_plan([product], Protocol(dict.fromkeys(KINDS, ""))).cells)
+
+
+def result(cell: Cell, wrong: set[int], *, linf: float = 0.3, status: str = "ok", flags: str = "") -> Result:
+    row = dict.fromkeys(COLUMNS) | cell.identity | {"status": status, "flags": flags}
+    row |= dict.fromkeys(("clean_error", "psnr", "ssim", "purify_ms"), 0.0)
+    if status != "ok":
+        return Result(row, None)
+    labels = np.zeros(N, dtype=int)
+    predictions = labels.copy()
+    predictions[list(wrong)] = 1
+    table = {"label": labels, "clean": labels, "adversarial": predictions}
+    table |= {norm: np.full(N, linf) for norm in ("l0", "l2", "linf")}
+    return Result(row, pyarrow.table(table))
+
+
+def board(cases: list[tuple[Cell, Result]], threat: str = "white-box") -> pd.DataFrame:
+    leaderboard = Leaderboard()
+    for cell, cell_result in cases:
+        leaderboard.add(cell, cell_result)
+    rows = pd.DataFrame(leaderboard.rows())
+    return rows[rows["threat"] == threat].set_index("defense")
+
+
+def of(cell: Cell, defense: str, attack_name: str, threat: str) -> bool:
+    return (cell.purifier.defense.name, cell.attack.name, cell.threat.name) == (defense, attack_name, threat)
+
+
+def test_the_worst_case_is_taken_per_image_and_not_as_a_mean_or_a_maximum() -> None:
+    wrong = {"pgd": set(range(10)), "fgsm": set(range(5, 20))}
+    rows = board([(c, result(c, wrong[c.attack.name])) for c in cells(PGD, FGSM)])
+    assert rows.loc["mine", "error"] == 0.20
+
+
+def test_white_box_counts_what_black_box_found_but_not_the_other_way_round() -> None:
+    cases = [(c, result(c, {1, 2, 3} if c.threat.name == "black-box" else {50, 51})) for c in cells(PGD)]
+    assert board(cases, "white-box").loc["mine", "error"] == 0.05
+    assert board(cases, "black-box").loc["mine", "error"] == 0.03
+
+
+def test_minimal_norm_images_count_where_their_measured_norm_fits() -> None:
+    near = [(c, result(c, {0} if c.attack.name == "cw" else set(), linf=0.2)) for c in cells(PGD, CW)]
+    far = [(c, result(c, {0} if c.attack.name == "cw" else set(), linf=0.4)) for c in cells(PGD, CW)]
+    assert board(near).loc["mine", "error"] == 0.01
+    assert board(far).loc["mine", "error"] == 0.0
+
+
+def test_a_smaller_ball_does_not_count_what_left_it() -> None:
+    small, large = attack("pgd", 0.1, mandatory=True), attack("pgd", 0.3, mandatory=True)
+    cases = [
+        (c, result(c, {1} if c.attack.eps == 0.1 else {1, 2}, linf=c.attack.eps)) for c in cells(small, large)
+    ]
+    rows = board(cases).reset_index().set_index(["defense", "eps"])
+    assert rows.loc[("mine", 0.1), "error"] == 0.01
+    assert rows.loc[("mine", 0.3), "error"] == 0.02
+
+
+def test_without_the_mandatory_attack_there_is_no_rank() -> None:
+    rows = board([(c, result(c, set())) for c in cells(FGSM)])
+    assert rows.loc["mine", "flags"].split()[0] == "incomplete"
+    assert pd.isna(rows.loc["mine", "rank"])
+    assert rows.loc["mine", "bound"] == "≥"
+
+
+def test_a_failed_attack_takes_the_rank_away() -> None:
+    cases = [
+        (c, result(c, set(), status="failed" if of(c, "mine", "fgsm", "white-box") else "ok"))
+        for c in cells(PGD, FGSM)
+    ]
+    rows = board(cases)
+    assert pd.isna(rows.loc["mine", "rank"])
+    assert rows.loc["placebo", "rank"] == 1
+
+
+def test_a_doubt_takes_the_rank_away_but_keeps_the_successes() -> None:
+    cases = [
+        (c, result(c, {0, 1}, flags="zero-gradient" if c.purifier.defense.name == "mine" else ""))
+        for c in cells(PGD)
+    ]
+    rows = board(cases)
+    assert pd.isna(rows.loc["mine", "rank"])
+    assert rows.loc["mine", "error"] == 0.02
+    assert rows.loc["mine", "bound"] == "≥"
+
+
+def test_a_row_that_claims_nothing_has_nothing_to_withhold() -> None:
+    everything = set(range(N))
+    rows = board([(c, result(c, everything, flags="zero-gradient")) for c in cells(PGD)])
+    assert rows.loc["mine", "rank"] == 1
+
+
+@pytest.mark.parametrize(("errors", "below"), [(set(), False), (set(range(28)), True)])
+def test_a_defense_must_beat_the_controls_significantly(errors: set[int], below: bool) -> None:
+    cases = [
+        (c, result(c, errors if c.purifier.defense.name == "mine" else set(range(30)))) for c in cells(PGD)
+    ]
+    assert ("below-control" in board(cases).loc["mine", "flags"]) == below
+
+
+def test_without_controls_the_check_stands_as_unchecked() -> None:
+    rows = board([(c, result(c, set())) for c in cells(PGD, defenses=("mine",))])
+    assert rows.loc["mine", "flags"] == "unchecked:below-control"
+    assert rows.loc["mine", "rank"] == 1
+
+
+def test_ties_share_a_rank() -> None:
+    wrong = {"a": {1}, "b": {2}, "placebo": {1, 2}}
+    rows = board(
+        [(c, result(c, wrong[c.purifier.defense.name])) for c in cells(PGD, defenses=("a", "b", "placebo"))]
+    )
+    assert rows["rank"].to_dict() == {"a": 1, "b": 1, "placebo": 3}
+
+
+def test_the_worst_case_never_mixes_seeds() -> None:
+    cases = [
+        (c, result(c, set(range(10)) if c.defense_seed == 0 else set(range(50, 60))))
+        for c in cells(PGD, defenses=("mine",), seeds=(0, 1))
+    ]
+    rows = board(cases)
+    assert rows.loc["mine", "error"] == pytest.approx(0.10)
+    assert rows.loc["mine", "seeds"] == 2
+
+
+def test_the_file_has_every_column(small_run, tmp_path: Path) -> None:
+    small_run(defenses=["identity", "shift"], attacks=[{"name": "pgd", "eps": 0.1, "steps": 5}])
+    written = pd.read_csv(tmp_path / "out" / "leaderboard.csv")
+    assert set(written["defense"]) == {"identity", "shift"}
+    assert written["rank"].tolist() == [1, 1, 1, 1]
+    assert "below-control" in written.set_index("defense").loc["shift", "flags"].iloc[0]

@@ -1,0 +1,101 @@
+"""The README and the docs tell the truth: their commands run, their tables were printed."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmark.flags import FLAGS
+from benchmark.leaderboard import COLUMNS as LEADERBOARD_COLUMNS
+from benchmark.records import COLUMNS
+from benchmark.threats import THREATS
+from tests.conftest import REPOSITORY
+
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the files that the README says to save."""
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "half.py").write_text(blocks("python")[0])
+    (folder / "half.yaml").write_text(next(block for block in blocks("yaml") if "half" in block))
+    return folder
+
+
+COMMANDS = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("bench ")]
+
+
+def test_the_readme_has_commands() -> None:
+    assert len(COMMANDS) >= 8
+    assert [line for block in blocks("sh") for line in block.splitlines()][:2] == ["make quick", "make test"]
+
+
+def test_every_command_of_the_readme_runs_in_its_order(workplace: Path) -> None:
+    # `make quick` is what comes first there
+    for line in ["bench run --grid quick", *COMMANDS]:
+        arguments = shlex.split(line)[1:]
+        if arguments[0] in ("run", "doctor"):
+            arguments += ["--store", str(workplace / "store")]
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmark", *arguments], cwd=workplace, capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+        if line.endswith("half.yaml --plugin half.py"):
+            assert "half" in done.stdout
+            assert "identity" in done.stdout
+
+
+def test_the_table_of_the_readme_was_printed_by_a_run() -> None:
+    printed = (REPOSITORY / "results" / "quick.md").read_text(encoding="utf-8")
+    table = re.findall(r"^\|.*\|$", README.partition("## Three journeys")[0], flags=re.MULTILINE)
+    assert len(table) > 10
+    assert all(line in printed.splitlines() for line in table)
+
+
+def test_make_targets_exist() -> None:
+    makefile = (REPOSITORY / "Makefile").read_text()
+    for target in re.findall(r"`?make (\w+)", README):
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE) or target == "It"
+
+
+def test_local_links_lead_somewhere() -> None:
+    for path in [REPOSITORY / "README.md", *REPOSITORY.glob("docs/*.md"), *REPOSITORY.glob("results/*.md")]:
+        for link in re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf-8")):
+            assert (path.parent / link).exists(), f"{path.name}: {link}"
+
+
+def test_every_column_is_documented() -> None:
+    text = (REPOSITORY / "docs" / "columns.md").read_text(encoding="utf-8")
+    assert [name for name in COLUMNS if f"`{name}`" not in text] == []
+    assert [name for name in ("rank", "bound", "control", "n", "error") if f"`{name}`" not in text] == []
+    assert set(LEADERBOARD_COLUMNS) >= {"rank", "bound", "control"}
+
+
+def test_every_flag_and_threat_is_documented() -> None:
+    flags = (REPOSITORY / "benchmark" / "FLAGS.md").read_text(encoding="utf-8")
+    for name, flag in FLAGS.items():
+        assert re.search(rf"^\| `{name}` \| {flag.kind}", flags, flags=re.MULTILINE), name
+    assert [name for name in THREATS if f"`{name}`" not in README] == []
+
+
+def test_the_grid_reference_is_a_valid_grid() -> None:
+    from io import StringIO
+
+    from ruamel.yaml import YAML
+
+    from benchmark.grid import load_grid
+    from benchmark.registry import default_registry
+
+    text = (REPOSITORY / "docs" / "grid.md").read_text(encoding="utf-8")
+    grid = load_grid(YAML(typ="safe").load(StringIO(blocks("yaml", text)[0])), default_registry())
+    assert len(grid.blocks[0].attacks) == 5

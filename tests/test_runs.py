@@ -1,0 +1,222 @@
+"""Resuming, sharing, failing: what a run does and does not do again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet
+import pytest
+import torch
+
+from benchmark.display import Silent
+from benchmark.records import COLUMNS, TIMINGS
+from benchmark.runs import Finished, prepare, run_prepared
+from tests.conftest import Runner
+
+GRID = {
+    "name": "resume",
+    "datasets": [{"name": "digits", "n": 120}],
+    "targets": ["nearest-mean"],
+    "defenses": ["identity", "shift"],
+    "source": "target",
+    "attacks": [{"name": "fgsm", "eps": [0.05, 0.1]}, {"name": "pgd", "eps": 0.1, "steps": 5}],
+    "threats": ["black-box", "white-box"],
+}
+
+
+def _run(grid: dict, plugin: Path, store: Path, out: Path) -> Finished:
+    observer = Silent()
+    prepared = prepare(grid, observer, store=str(store), plugins=[plugin])
+    return run_prepared(prepared, observer, out)
+
+
+def test_the_second_run_does_nothing_and_writes_the_same_bytes(constructed: Path, tmp_path: Path) -> None:
+    first = _run(GRID, constructed, tmp_path / "store", tmp_path / "a")
+    second = _run(GRID, constructed, tmp_path / "store", tmp_path / "b")
+    assert first.execution.done["craft"] > 0
+    assert second.execution.done == {}
+    for name in ("records.csv", "tables.md", "leaderboard.csv"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_a_fresh_store_gives_the_same_figures_but_for_timings(constructed: Path, tmp_path: Path) -> None:
+    _run(GRID, constructed, tmp_path / "one", tmp_path / "a")
+    _run(GRID, constructed, tmp_path / "two", tmp_path / "b")
+    first, second = (
+        pd.read_csv(tmp_path / name / "records.csv").drop(columns=list(TIMINGS)) for name in "ab"
+    )
+    pd.testing.assert_frame_equal(first, second)
+
+
+def test_adding_a_defense_crafts_no_black_box_image_again(constructed: Path, tmp_path: Path) -> None:
+    grid = GRID | {"threats": ["black-box"]}
+    _run(grid, constructed, tmp_path / "store", tmp_path / "out")
+    more = _run(
+        grid | {"defenses": ["identity", "shift", "median"]},
+        constructed,
+        tmp_path / "store",
+        tmp_path / "out",
+    )
+    assert "craft" not in more.execution.done
+    assert more.execution.done["purify"] > 0
+
+
+def test_changing_an_infer_field_retrains_nothing(constructed: Path, tmp_path: Path) -> None:
+    _run(GRID, constructed, tmp_path / "store", tmp_path / "out")
+    scaled = GRID | {"defenses": [{"name": "shift", "scale": 0.9}]}
+    again = _run(scaled, constructed, tmp_path / "store", tmp_path / "out")
+    assert "train-defense" not in again.execution.done
+    assert again.execution.done["purify"] > 0
+
+
+def test_changing_a_train_field_trains_again(constructed: Path, tmp_path: Path) -> None:
+    _run(GRID, constructed, tmp_path / "store", tmp_path / "out")
+    stronger = GRID | {"defenses": [{"name": "shift", "strength": 0.2}]}
+    again = _run(stronger, constructed, tmp_path / "store", tmp_path / "out")
+    assert again.execution.done["train-defense"] == 1
+
+
+def test_a_smaller_n_is_a_prefix_and_reuses_whole_shards(constructed: Path, tmp_path: Path) -> None:
+    _run(GRID, constructed, tmp_path / "store", tmp_path / "large")
+    small = GRID | {"datasets": [{"name": "digits", "n": 100}]}
+    finished = _run(small, constructed, tmp_path / "store", tmp_path / "small")
+    assert finished.execution.done == {}
+    large_rows = pyarrow.parquet.read_table(tmp_path / "large" / "outcomes.parquet").to_pandas()
+    small_rows = pyarrow.parquet.read_table(tmp_path / "small" / "outcomes.parquet").to_pandas()
+    assert small_rows["index"].max() == 99
+    assert small_rows["adversarial"].tolist() == large_rows[large_rows["index"] < 100]["adversarial"].tolist()
+
+
+def test_a_sweep_shares_one_gradient(constructed: Path, tmp_path: Path) -> None:
+    sweep = GRID | {"attacks": [{"name": "fgsm", "eps": [0.02, 0.05, 0.1]}], "threats": ["black-box"]}
+    _run(sweep, constructed, tmp_path / "store", tmp_path / "out")
+    records = pd.read_csv(tmp_path / "out" / "records.csv")
+    assert (records["forwards"] == 1).all()
+    assert (records["backwards"] == 1).all()
+
+
+def test_the_meter_counts_what_pgd_asks_for(constructed: Path, tmp_path: Path) -> None:
+    grid = GRID | {
+        "attacks": [{"name": "pgd", "eps": 0.1, "steps": 5, "restarts": 2}],
+        "defenses": ["identity"],
+    }
+    _run(grid, constructed, tmp_path / "store", tmp_path / "out")
+    records = pd.read_csv(tmp_path / "out" / "records.csv").set_index("threat")
+    # two runs of five steps, and one more forward each to judge the last iterate
+    assert records.loc["black-box", "forwards"] == 12
+    assert records.loc["black-box", "backwards"] == 10
+    assert records.loc["black-box", "purifies"] == 0
+    # target-only, exact and BPDA with two runs each; the start from the target-only image needs one
+    assert records.loc["white-box", "backwards"] == 35
+    assert records.loc["white-box", "purifies"] == 12 + 12 + 6
+
+
+@pytest.mark.parametrize(
+    ("defense", "reason"),
+    [
+        ("returns-nan", "values outside [0, 1]: from nan"),
+        ("returns-shape", "returned shape"),
+        ("returns-range", "values outside [0, 1]"),
+        ("writes-input", "changed its input in place"),
+        ("raises", "out of purifier fluid"),
+        ("diverges", "loss is nan at step 3"),
+    ],
+)
+def test_a_faulty_defense_fails_its_own_cells_and_no_others(
+    small_run: Runner, defense: str, reason: str
+) -> None:
+    records = small_run(defenses=["identity", defense])
+    faulty = records[records["defense"] == defense]
+    assert (faulty["status"] == "failed").all()
+    assert faulty["error"].isna().all()
+    assert faulty["reason"].str.contains(reason, regex=False).all()
+    assert (records[records["defense"] == "identity"]["status"] == "ok").all()
+
+
+@pytest.mark.parametrize(
+    ("attack", "reason"), [("leaves-ball", "left the ball"), ("crashes", "no step size")]
+)
+def test_a_faulty_attack_is_a_failed_cell_and_not_robustness(
+    small_run: Runner, attack: str, reason: str
+) -> None:
+    records = small_run(attacks=[attack])
+    assert (records["status"] == "failed").all()
+    assert records["error"].isna().all()
+    assert records["reason"].str.contains(reason).all()
+
+
+def test_a_failed_training_leaves_no_weights(constructed: Path, tmp_path: Path) -> None:
+    finished = _run(GRID | {"defenses": ["diverges"]}, constructed, tmp_path / "store", tmp_path / "out")
+    assert len(finished.failed) == len(finished.records)
+    assert not list((tmp_path / "store").glob("train-defense/diverges/*"))
+
+
+def test_what_failed_is_tried_again(constructed: Path, tmp_path: Path) -> None:
+    grid = GRID | {"defenses": ["raises"], "threats": ["black-box"]}
+    for _ in range(2):
+        finished = _run(grid, constructed, tmp_path / "store", tmp_path / "out")
+        assert all(row["status"] == "failed" for row in finished.records)
+
+
+def test_a_damaged_result_is_computed_again(constructed: Path, tmp_path: Path) -> None:
+    _run(GRID, constructed, tmp_path / "store", tmp_path / "a")
+    for folder in ("score", "craft", "train-target"):
+        for payload in (tmp_path / "store" / folder).glob("*/*.[sp]a*"):
+            payload.write_bytes(payload.read_bytes()[:-20] + b"x" * 20)
+    _run(GRID, constructed, tmp_path / "store", tmp_path / "b")
+    first, second = (
+        pd.read_csv(tmp_path / name / "records.csv").drop(columns=list(TIMINGS)) for name in "ab"
+    )
+    pd.testing.assert_frame_equal(first, second)
+
+
+def test_killed_in_the_middle_and_run_again_gives_the_same_figures(constructed: Path, tmp_path: Path) -> None:
+    grid = tmp_path / "grid.json"  # JSON is YAML
+    steps = [{"name": "pgd", "eps": 0.1, "steps": 60 + i} for i in range(6)]
+    grid.write_text(json.dumps(GRID | {"attacks": steps}))
+    store, out = tmp_path / "store", tmp_path / "killed"
+    command = [sys.executable, "-m", "benchmark", "run", "--grid", str(grid), "--store", str(store)]
+    command += ["--plugin", str(constructed), "--device", "cpu"]
+    process = subprocess.Popen([*command, "--out", str(out)], stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while len(list(store.glob("craft/*/*.json"))) < 6 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (out / "records.csv").exists()
+    subprocess.run([*command, "--out", str(out)], check=True, stdout=subprocess.DEVNULL)
+    fresh = [part if part != str(store) else str(tmp_path / "fresh") for part in command]
+    subprocess.run([*fresh, "--out", str(tmp_path / "whole")], check=True, stdout=subprocess.DEVNULL)
+    first, second = (
+        pd.read_csv(path / "records.csv").drop(columns=list(TIMINGS)) for path in (out, tmp_path / "whole")
+    )
+    pd.testing.assert_frame_equal(first, second)
+
+
+def test_the_files_of_a_run(small_run: Runner, tmp_path: Path) -> None:
+    records = small_run(defenses=["identity", "median"])
+    out = tmp_path / "out"
+    assert tuple(records.columns) == COLUMNS
+    outcomes = pyarrow.parquet.read_table(out / "outcomes.parquet").to_pandas()
+    assert len(outcomes) == 60 * len(records)
+    for key, rows in outcomes.groupby("key", observed=True):
+        recorded = records.loc[records["key"] == key, "error"].item()
+        assert recorded == pytest.approx((rows["adversarial"] != rows["label"]).mean())
+    run = json.loads((out / "run.json").read_text())
+    assert run["versions"]["torch"] == torch.__version__ or run["versions"]["torch"]
+    assert run["grid"]["name"] == "small"
+    assert (out / "tables.md").read_text().startswith("# small")
+
+
+def test_the_python_function_refuses_a_bad_grid_like_the_command(small_run: Runner) -> None:
+    from benchmark.errors import UserError
+
+    with pytest.raises(UserError, match="did you mean 'median'"):
+        small_run(defenses=["medain"])

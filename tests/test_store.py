@@ -1,0 +1,338 @@
+"""The store keeps results whole or not at all, and says so when one was damaged."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+
+from benchmark.errors import UserError
+from benchmark.store import Address, Store, default_store
+
+ADDRESS = Address("craft", "fgsm", "a" * 64)
+OTHER = Address("craft", "fgsm", "b" * 64)
+
+
+def _tensors(value: float = 0.5) -> dict[str, torch.Tensor]:
+    return {"images": torch.full((2, 1, 4, 4), value), "labels": torch.tensor([3, 2**40])}
+
+
+def _one(folder: Path, pattern: str) -> Path:
+    (path,) = folder.rglob(pattern)
+    return path
+
+
+def test_tensors_come_back_bit_for_bit(tmp_path: Path) -> None:
+    tensors = {
+        "images": torch.rand(3, 1, 28, 28, generator=torch.Generator().manual_seed(0)),
+        "extremes": torch.tensor([0.1, 1e-45, -0.0, float("inf"), float("nan")]),
+        "labels": torch.tensor([0, -1, 2**62]),
+        "scalar": torch.tensor(7),
+        "transposed": torch.arange(6.0).reshape(2, 3).T,
+    }
+    Store(str(tmp_path)).put_tensors(ADDRESS, tensors, {})
+    found = Store(str(tmp_path)).get_tensors(ADDRESS)
+    assert found is not None
+    assert found.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert found[name].dtype == tensor.dtype
+        assert found[name].shape == tensor.shape
+        assert found[name].contiguous().numpy().tobytes() == tensor.contiguous().numpy().tobytes()
+
+
+def test_tables_come_back_with_their_types(tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "index": pa.array([0, 1], pa.int64()),
+            "wrong": [True, False],
+            "psnr": pa.array([0.1, None], pa.float64()),
+            "route": ["exact", "clean"],
+        }
+    )
+    Store(str(tmp_path)).put_table(ADDRESS, table, {})
+    assert Store(str(tmp_path)).get_table(ADDRESS).equals(table)
+
+
+def test_metadata_come_back(tmp_path: Path) -> None:
+    meta = {"seconds": 0.25, "task": {"eps": 0.1, "seed": None}, "text": "8×8, L∞"}
+    Store(str(tmp_path)).put_tensors(ADDRESS, _tensors(), meta)
+    assert Store(str(tmp_path)).meta(ADDRESS) == meta
+
+
+def test_what_was_never_written_is_absent(tmp_path: Path) -> None:
+    warnings: list[str] = []
+    store = Store(str(tmp_path), warnings.append)
+    store.put_tensors(OTHER, _tensors(), {})
+    assert not store.has(ADDRESS)
+    assert store.get_tensors(ADDRESS) is None
+    assert store.get_table(ADDRESS) is None
+    assert store.has(OTHER)
+    assert warnings == []
+
+
+def test_entries_of_other_kinds_and_plugins_are_other_entries(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    store.put_tensors(ADDRESS, _tensors(), {})
+    assert not store.has(Address("purify", ADDRESS.label, ADDRESS.key))
+    assert not store.has(Address(ADDRESS.kind, "pgd", ADDRESS.key))
+
+
+def test_samples_are_the_metadata_of_a_plugin_up_to_the_limit(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    for i in range(4):
+        store.put_tensors(Address("craft", "fgsm", str(i) * 64), _tensors(), {"i": i})
+    store.put_tensors(Address("craft", "pgd", "9" * 64), _tensors(), {"i": 9})
+    assert sorted(meta["i"] for meta in store.samples("craft", "fgsm", 10)) == [0, 1, 2, 3]
+    assert len(list(store.samples("craft", "fgsm", 2))) == 2
+    assert list(store.samples("craft", "nothing", 2)) == []
+
+
+def _flip_bytes(folder: Path, payload: str) -> None:
+    path = _one(folder, payload)
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 0xFF
+    path.write_bytes(bytes(content))
+
+
+def _truncate_payload(folder: Path, payload: str) -> None:
+    path = _one(folder, payload)
+    path.write_bytes(path.read_bytes()[:-8])
+
+
+def _remove_payload(folder: Path, payload: str) -> None:
+    _one(folder, payload).unlink()
+
+
+def _truncate_json(folder: Path, payload: str) -> None:
+    path = _one(folder, "*.json")
+    path.write_bytes(path.read_bytes()[:20])
+
+
+def _empty_json(folder: Path, payload: str) -> None:
+    _one(folder, "*.json").write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    "damage", [_flip_bytes, _truncate_payload, _remove_payload, _truncate_json, _empty_json]
+)
+@pytest.mark.parametrize("form", ["tensors", "table"])
+def test_a_damaged_entry_is_warned_of_set_aside_and_absent_until_written_again(
+    tmp_path: Path, damage: Callable[[Path, str], None], form: str
+) -> None:
+    warnings: list[str] = []
+    store = Store(str(tmp_path), warnings.append)
+    table = pa.table({"wrong": [True, False] * 20})
+
+    def put() -> None:
+        if form == "tensors":
+            store.put_tensors(ADDRESS, _tensors(), {})
+        else:
+            store.put_table(ADDRESS, table, {})
+
+    get = store.get_tensors if form == "tensors" else store.get_table
+    put()
+    before = {path.name for path in tmp_path.rglob("*.json")}
+    damage(tmp_path, "*.safetensors" if form == "tensors" else "*.parquet")
+
+    assert get(ADDRESS) is None
+    (warning,) = warnings
+    assert str(ADDRESS) in warning
+    assert "damaged" in warning
+    assert not store.has(ADDRESS)
+    assert not Store(str(tmp_path)).has(ADDRESS)
+    assert before == {path.name.removesuffix(".damaged") for path in tmp_path.rglob("*.damaged")}
+    assert get(ADDRESS) is None
+    assert len(warnings) == 1, "an entry set aside is not warned of again"
+
+    put()
+    assert store.has(ADDRESS)
+    if form == "tensors":
+        assert torch.equal(get(ADDRESS)["images"], _tensors()["images"])
+    else:
+        assert get(ADDRESS).equals(table)
+    assert len(warnings) == 1
+
+
+def test_damage_to_one_entry_leaves_the_others_alone(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    store.put_tensors(OTHER, _tensors(0.25), {})
+    store.put_tensors(ADDRESS, _tensors(), {})
+    (tmp_path / f"{ADDRESS}.json").write_text("{")
+    assert store.get_tensors(ADDRESS) is None
+    found = store.get_tensors(OTHER)
+    assert found is not None
+    assert torch.equal(found["images"], _tensors(0.25)["images"])
+
+
+@pytest.mark.parametrize("slow_writes_first", [1, 2])
+def test_a_writer_overtaken_by_another_leaves_a_readable_entry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow_writes_first: int
+) -> None:
+    """The other one writes its whole entry just before the slow one's payload, or just before its JSON."""
+    warnings: list[str] = []
+    slow, fast = (Store(str(tmp_path), warnings.append) for _ in range(2))
+    write, calls = slow._write, 0
+
+    def write_late(path: str, content: bytes) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == slow_writes_first:
+            fast.put_tensors(ADDRESS, _tensors(0.25), {"by": "fast"})
+        write(path, content)
+
+    monkeypatch.setattr(slow, "_write", write_late)
+    slow.put_tensors(ADDRESS, _tensors(0.75), {"by": "slow"})
+    assert calls == 2
+    found = fast.get_tensors(ADDRESS)
+    assert found is not None
+    assert torch.equal(found["images"], _tensors(0.75)["images"])
+    assert fast.meta(ADDRESS) == {"by": "slow"}
+    assert warnings == []
+
+
+def test_writers_at_the_same_time_leave_one_whole_entry(tmp_path: Path) -> None:
+    warnings: list[str] = []
+    start = threading.Barrier(8)
+
+    def write(i: int) -> None:
+        store = Store(str(tmp_path), warnings.append)
+        start.wait()
+        for _ in range(5):
+            store.put_tensors(ADDRESS, {"value": torch.full((1000,), float(i))}, {"i": i})
+
+    threads = [threading.Thread(target=write, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    store = Store(str(tmp_path), warnings.append)
+    found = store.get_tensors(ADDRESS)
+    assert found is not None
+    assert torch.equal(found["value"], torch.full((1000,), float(store.meta(ADDRESS)["i"])))
+    assert warnings == []
+    assert list(tmp_path.rglob("*.tmp")) == []
+
+
+class _Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def _die_before_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    write = Store._write
+
+    def dying(self: Store, path: str, content: bytes) -> None:
+        if path.endswith(".json"):
+            raise _Killed
+        write(self, path, content)
+
+    monkeypatch.setattr(Store, "_write", dying)
+
+
+def _die_at_rename(monkeypatch: pytest.MonkeyPatch) -> None:
+    replace = os.replace
+
+    def dying(source: Any, target: Any) -> None:
+        if str(target).endswith(".json"):
+            raise _Killed
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", dying)
+
+
+@pytest.mark.parametrize("die", [_die_before_json, _die_at_rename])
+def test_an_entry_whose_writer_died_is_absent_and_can_be_written(
+    tmp_path: Path, die: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        die(patch)
+        with pytest.raises(_Killed):
+            Store(str(tmp_path)).put_tensors(ADDRESS, _tensors(), {})
+    warnings: list[str] = []
+    store = Store(str(tmp_path), warnings.append)
+    assert not store.has(ADDRESS)
+    assert store.get_tensors(ADDRESS) is None
+    assert list(store.samples(ADDRESS.kind, ADDRESS.label, 10)) == []
+    store.put_tensors(ADDRESS, _tensors(), {})
+    assert store.get_tensors(ADDRESS) is not None
+    assert warnings == []
+
+
+def test_an_entry_stays_readable_while_a_second_writer_dies(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    store.put_tensors(ADDRESS, _tensors(0.25), {})
+    with pytest.MonkeyPatch.context() as patch:
+        _die_before_json(patch)
+        with pytest.raises(_Killed):
+            store.put_tensors(ADDRESS, _tensors(0.75), {})
+    found = store.get_tensors(ADDRESS)
+    assert found is not None
+    assert torch.equal(found["images"], _tensors(0.25)["images"])
+
+
+def test_nothing_is_pickled(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    store.put_tensors(ADDRESS, _tensors(), {"a": 1})
+    store.put_table(OTHER, pa.table({"a": [1]}), {})
+    suffixes = {path.suffix for path in tmp_path.rglob("*") if path.is_file()}
+    assert suffixes == {".json", ".safetensors", ".parquet"}
+    json.loads((tmp_path / f"{ADDRESS}.json").read_text(encoding="utf-8"))
+
+
+def test_a_place_that_cannot_be_a_folder_is_the_users_mistake(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    for place in (file, file / "below"):
+        with pytest.raises(UserError) as caught:
+            Store(str(place))
+        assert f"the store {place} cannot be written" in str(caught.value)
+        assert "--store" in str(caught.value)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_write_permission_is_the_users_mistake(tmp_path: Path) -> None:
+    place = tmp_path / "locked"
+    place.mkdir(mode=0o500)
+    with pytest.raises(UserError, match="cannot be written: Permission denied"):
+        Store(str(place))
+
+
+def test_the_store_works_on_other_file_systems() -> None:
+    url = f"memory://{ADDRESS.key}/store"
+    warnings: list[str] = []
+    store = Store(url, warnings.append)
+    assert not store.has(ADDRESS)
+    store.put_tensors(ADDRESS, _tensors(), {"a": 1})
+    again = Store(url, warnings.append)
+    found = again.get_tensors(ADDRESS)
+    assert found is not None
+    assert torch.equal(found["images"], _tensors()["images"])
+    assert again.meta(ADDRESS) == {"a": 1}
+    assert list(again.samples(ADDRESS.kind, ADDRESS.label, 10)) == [{"a": 1}]
+
+    store._files.pipe_file(store._path(ADDRESS), b"{")
+    assert store.get_tensors(ADDRESS) is None
+    assert not store.has(ADDRESS)
+    assert len(warnings) == 1
+
+
+def test_the_default_store_is_the_environments_else_in_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("BENCH_STORE", raising=False)
+    assert default_store() == str(tmp_path / ".cache" / "bench")
+    monkeypatch.setenv("BENCH_STORE", "memory://elsewhere")
+    assert default_store() == "memory://elsewhere"
+
+
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Store("~/results").put_tensors(ADDRESS, _tensors(), {})
+    assert (tmp_path / "results" / f"{ADDRESS}.json").is_file()

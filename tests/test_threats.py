@@ -1,0 +1,136 @@
+"""Constructions with known answers: what must be broken, what must be doubted, what must not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.conftest import Runner
+
+PGD = {"name": "pgd", "eps": 0.1, "steps": 10}
+
+
+def _row(records, **wanted):
+    for column, value in wanted.items():
+        records = records[records[column] == value]
+    assert len(records) == 1, records
+    return records.iloc[0]
+
+
+def test_a_cut_gradient_does_not_read_as_robustness(small_run: Runner) -> None:
+    records = small_run(defenses=["identity", "detached"], attacks=[PGD])
+    undefended = _row(records, defense="identity", threat="white-box")
+    detached = _row(records, defense="detached", threat="white-box")
+    assert undefended["error"] > 0.5
+    assert detached["error"] == undefended["error"]
+
+
+def test_zero_gradient_is_doubted_where_an_image_survives_that_the_bare_target_loses(
+    small_run: Runner,
+) -> None:
+    records = small_run(defenses=["identity", "round8"], attacks=["deepfool"], threats=["white-box"])
+    assert _row(records, defense="identity")["flags"] is np.nan
+    rounded = _row(records, defense="round8")
+    survives = rounded["error"] < rounded["error_baseline"]
+    assert ("zero-gradient" in str(rounded["flags"])) == survives
+
+
+def test_black_box_images_are_the_same_for_every_defense(small_run: Runner) -> None:
+    records = small_run(defenses=["identity", "round8", "median"], attacks=[PGD], threats=["black-box"])
+    assert records["error_target"].nunique() == 1
+    assert records["psnr_adv"].nunique() == 1
+
+
+def test_white_box_is_never_weaker_than_black_box_or_than_doing_nothing(small_run: Runner) -> None:
+    records = small_run(
+        defenses=["identity", "round8", "jpeg", "median", "detached"],
+        attacks=[{"name": "fgsm", "eps": [0.02, 0.1]}, PGD, "deepfool"],
+    )
+    key = ["defense", "attack", "eps"]
+    error = records.fillna({"eps": -1}).pivot_table(index=key, columns="threat", values="error")
+    clean = records.fillna({"eps": -1}).groupby(key)["clean_error"].first()
+    assert len(error) == 20
+    assert (error["white-box"] >= error["black-box"]).all()
+    assert (error["white-box"] >= clean).all()
+
+
+def test_a_larger_ball_is_never_safer_for_an_undefended_linear_classifier(small_run: Runner) -> None:
+    records = small_run(attacks=[{"name": "fgsm", "eps": [0.0, 0.05, 0.1, 0.2]}], threats=["black-box"])
+    errors = records.sort_values("eps")["error"].tolist()
+    assert errors == sorted(errors)
+    assert errors[0] == records["clean_error"].iloc[0]
+
+
+def test_fgsm_error_is_the_closed_form_one_for_a_linear_classifier(
+    small_run: Runner, session_store, constructed
+) -> None:
+    """For linear scores the best L∞ attack on a class pair costs eps · ‖w_i − w_j‖₁; FGSM cannot beat it."""
+    records = small_run(
+        attacks=[{"name": "fgsm", "eps": 0.05}, {"name": "pgd", "eps": 0.05, "steps": 40}],
+        threats=["black-box"],
+    )
+    fgsm, pgd = (_row(records, attack=name)["error"] for name in ("fgsm", "pgd"))
+    bound = _closed_form_error(session_store, constructed, eps=0.05)
+    assert fgsm <= bound + 1e-9
+    assert pgd == pytest.approx(bound, abs=0.04)
+
+
+def _closed_form_error(store: str, plugin, eps: float) -> float:
+    """Share of the 60 images that some class pair's margin, moved by eps · ‖w‖₁, can lose (box ignored)."""
+    import torch
+
+    from benchmark.datasets.digits import Digits
+    from benchmark.plugin import Config
+    from benchmark.registry import default_registry
+
+    registry = default_registry()
+    registry.add_file(plugin)
+    splits = Digits(Config(), plugin.parent).splits()
+    target = registry.get("target", "nearest-mean").load()(Config(), (1, 28, 28), 10)
+    train_images = splits.train.take(torch.arange(len(splits.train))).flatten(1)
+    for label in range(10):
+        target.means[label] = train_images[splits.train.labels == label].mean(dim=0)
+    x, y = splits.test.take(torch.arange(60)), splits.test.labels[:60]
+    lost = 0
+    for image, label in zip(x, y, strict=True):
+        scores = target(image[None])[0]
+        own = target.means[label]
+        pixels = image.flatten()
+        for other in range(10):
+            if other == label:
+                continue
+            direction = target.means[other] - own
+            # inside the box each pixel moves by eps at most, and not past 0 or 1
+            room = torch.where(direction > 0, (1 - pixels).clamp(max=eps), pixels.clamp(max=eps))
+            if scores[other] - scores[label] + (direction.abs() * room).sum() > 0:
+                lost += 1
+                break
+    return lost / 60
+
+
+def test_noise_has_no_white_box_row_and_says_why(small_run: Runner) -> None:
+    records = small_run(attacks=["noise"])
+    skipped = _row(records, threat="white-box")
+    assert skipped["status"] == "skipped"
+    assert "black-box row" in skipped["reason"]
+    assert np.isnan(skipped["error"])
+
+
+def test_a_random_defense_is_judged_on_fresh_draws_and_reproducibly(small_run: Runner, tmp_path) -> None:
+    keys = {"defenses": ["noisy"], "attacks": [PGD]}
+    first = small_run(**keys, store=str(tmp_path / "a"))
+    again = small_run(**keys, store=str(tmp_path / "b"))
+    assert first["error"].tolist() == again["error"].tolist()
+    assert first["defense_seed"].tolist() == [0, 0]
+
+
+def test_an_untrained_purifier_is_doubted(small_run: Runner) -> None:
+    records = small_run(defenses=["constant", {"name": "shift", "strength": 0.0}], threats=["black-box"])
+    assert "purifier-not-trained" in _row(records, defense="constant")["flags"]
+    assert _row(records, defense="shift")["flags"] is np.nan
+
+
+def test_an_attack_that_gives_up_is_doubted(small_run: Runner) -> None:
+    records = small_run(attacks=["gives-up"])
+    for threat in ("black-box", "white-box"):
+        assert "not-moved" in _row(records, threat=threat)["flags"]

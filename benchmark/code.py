@@ -46,6 +46,8 @@ def parse(path: Path) -> ast.Module:
         return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
     except OSError as error:
         raise UserError(Problem(f"cannot read the plugin file: {error.strerror}", file=str(path))) from error
+    except UnicodeDecodeError as error:
+        raise UserError(Problem("the plugin file is not UTF-8 text", file=str(path))) from error
     except SyntaxError as error:
         raise UserError(
             Problem(f"not valid Python: {error.msg}", file=str(path), line=error.lineno)

@@ -194,6 +194,9 @@ class _Reader:
             plugin = entry.load()
         except UserError as error:
             for problem in error.problems:
+                if problem.file is not None:
+                    self._problems.append(problem)  # the fault is in the plugin's file, not here
+                    continue
                 at = path if isinstance(value, str) else (*path, "name")
                 self._wrong(at, problem.message, problem.hint)
             return
@@ -211,8 +214,15 @@ class _Reader:
         if isinstance(value, str):
             return value, {}
         if isinstance(value, Mapping) and isinstance(value.get("name"), str):
+            strange = [key for key in value if not isinstance(key, str)]
+            if strange:
+                self._wrong((*path, strange[0]), f"parameter names are text, got {strange[0]!r}")
+                return None, {}
             return value["name"], {k: v for k, v in value.items() if k != "name"}
-        self._wrong(path, f"a {kind} is a name, or a mapping with a name and its parameters; got {value!r}")
+        article = "an" if kind[0] in "aeiou" else "a"
+        self._wrong(
+            path, f"{article} {kind} is a name, or a mapping with a name and parameters; got {value!r}"
+        )
         return None, {}
 
     def _swept(
@@ -267,7 +277,8 @@ class _Reader:
             return
         name = ALIASES.get(name, name)
         if name not in THREATS:
-            self._wrong(path, f"unknown threat {name!r}", nearest(name, [*THREATS, *ALIASES]))
+            at = path if isinstance(value, str) else (*path, "name")
+            self._wrong(at, f"unknown threat {name!r}", nearest(name, [*THREATS, *ALIASES]))
             return
         config = self._config("threat", name, THREATS[name].config_type, path, given)
         if config is not None:
@@ -294,7 +305,8 @@ class _Reader:
             members = lists.get(kind, [0])
             good = isinstance(members, list) and all(type(m) is int and 0 <= m < 2**31 for m in members)
             if not good or not members:
-                self._wrong((*path, "seeds"), f"seeds must be lists of whole numbers from 0, got {members!r}")
+                at = (*path, "seeds", kind) if isinstance(value, Mapping) else (*path, "seeds")
+                self._wrong(at, f"seeds must be lists of whole numbers from 0, got {members!r}")
                 if not isinstance(value, Mapping):
                     break
                 continue

@@ -7,6 +7,9 @@ from torch import Tensor
 PSNR_CAP = 100.0
 """Decibels given to identical images, whose PSNR is infinite."""
 
+_WINDOW = 11
+"""Side of the SSIM window in pixels."""
+
 
 def norms(x: Tensor, reference: Tensor) -> dict[str, Tensor]:
     """L0 (changed pixels, a pixel being one position over all channels), L2 and L∞ of x − reference."""
@@ -25,17 +28,23 @@ def psnr(x: Tensor, reference: Tensor) -> Tensor:
 
 
 def ssim(x: Tensor, reference: Tensor) -> Tensor:
-    """Structural similarity (Wang et al. 2004: Gaussian window 11, σ 1.5), data range 1, one per image."""
+    """Structural similarity (Wang et al. 2004: Gaussian window 11, σ 1.5), data range 1, one per image.
+
+    The mean is over windows that lie within the image, as in the paper and in scikit-image.
+    """
     from torchmetrics.functional.image import structural_similarity_index_measure
 
-    similarity = structural_similarity_index_measure(
+    # torchmetrics averages over reflected borders too, so the mean is taken here
+    _, similarity = structural_similarity_index_measure(
         x.double(),
         reference.double(),
         gaussian_kernel=True,
         sigma=1.5,
-        kernel_size=11,
+        kernel_size=_WINDOW,
         reduction="none",
         data_range=1.0,
+        return_full_image=True,
     )
-    assert isinstance(similarity, Tensor)  # a tuple only when the full image is asked for
-    return similarity.reshape(len(x))
+    border = _WINDOW // 2
+    inside = similarity.reshape(x.shape)[..., border:-border, border:-border]
+    return inside.flatten(1).mean(dim=1)

@@ -61,13 +61,16 @@ class Registry:
         Raises:
             UserError: The name is taken; names both origins.
         """
+        self._refuse_taken(entry)
+        self._entries[entry.kind][entry.name] = entry
+
+    def _refuse_taken(self, entry: Entry) -> None:
         known = self._entries[entry.kind].get(entry.name)
         if known is not None:
             raise UserError(
                 f"two {entry.kind}s are named {entry.name!r}: one in {known.origin}, one in {entry.origin}",
                 hint="rename one of them",
             )
-        self._entries[entry.kind][entry.name] = entry
 
     def names(self, kind: str) -> list[str]:
         """The names of a kind, sorted."""
@@ -100,6 +103,8 @@ class Registry:
             raise UserError(
                 Problem("declares no plugin", file=str(path), hint=f"decorate a class: {decorators}")
             )
+        for entry in found:
+            self._refuse_taken(entry)
         for entry in found:
             self.add(entry)
         return found
@@ -163,7 +168,7 @@ def _import_file(path: Path) -> ModuleType:
     sys.modules[module_name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # a plugin file may raise anything; the user sees which file and what
+    except (Exception, SystemExit) as error:  # a plugin file may raise anything; the user sees what and where
         del sys.modules[module_name]
         raise UserError(
             Problem(
@@ -175,6 +180,8 @@ def _import_file(path: Path) -> ModuleType:
     return module
 
 
-def _last_line_in(path: Path, error: Exception) -> int | None:
+def _last_line_in(path: Path, error: BaseException) -> int | None:
     frames = traceback.extract_tb(error.__traceback__)
-    return next((frame.lineno for frame in reversed(frames) if frame.filename == str(path)), None)
+    return next(
+        (frame.lineno for frame in reversed(frames) if Path(frame.filename).resolve() == path.resolve()), None
+    )

@@ -54,7 +54,10 @@ class Store:
     def __init__(self, url: str, warn: Callable[[str], None] = lambda message: None) -> None:
         self.url = url
         self._warn = warn
-        self._files, self._root = fsspec.core.url_to_fs(os.path.expanduser(url))
+        try:
+            self._files, self._root = fsspec.core.url_to_fs(url)
+        except (ValueError, ImportError) as error:
+            raise UserError(f"no store at {url}: {error}", hint="name another one with --store") from error
         self._local = "file" in _protocols(self._files)
         try:
             self._files.makedirs(self._root, exist_ok=True)
@@ -70,17 +73,18 @@ class Store:
         """Whether the entry is there, whole."""
         return bool(self._files.exists(self._path(address)))
 
-    def meta(self, address: Address) -> dict[str, Any]:
-        """The metadata that the entry was written with."""
-        return json.loads(self._files.cat_file(self._path(address)))["meta"]  # type: ignore[no-any-return]
+    def meta(self, address: Address) -> dict[str, Any] | None:
+        """The metadata that the entry was written with; None where it is absent or was damaged."""
+        entry = self._entry(address)
+        return None if entry is None else dict(entry["meta"])
 
     def put_tensors(self, address: Address, tensors: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
         """Write tensors (float32 stays float32) under an address."""
         from safetensors.torch import save
 
-        self._put(
-            address, "tensors", save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}), meta
-        )
+        # cloned: safetensors refuses tensors that share memory, as tied weights do
+        apart = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+        self._put(address, "tensors", save(apart), meta)
 
     def get_tensors(self, address: Address) -> dict[str, Any] | None:
         """The tensors, on the CPU; None where the entry is absent or was damaged."""
@@ -109,9 +113,13 @@ class Store:
         folder = f"{self._root}/{kind}/{label}"
         if not self._files.exists(folder):
             return
-        names = [name for name in self._files.ls(folder, detail=False) if str(name).endswith(".json")]
+        names = [
+            Path(name).stem for name in self._files.ls(folder, detail=False) if str(name).endswith(".json")
+        ]
         for name in names[:limit]:
-            yield json.loads(self._files.cat_file(name))["meta"]
+            meta = self.meta(Address(kind, label, name))
+            if meta is not None:
+                yield meta
 
     def _path(self, address: Address) -> str:
         return f"{self._root}/{address}.json"
@@ -134,20 +142,32 @@ class Store:
         self._files.pipe_file(temporary, content)
         os.replace(temporary, path)
 
-    def _get(self, address: Address) -> bytes | None:
+    def _entry(self, address: Address) -> dict[str, Any] | None:
         if not self.has(address):
             return None
         try:
             entry = json.loads(self._files.cat_file(self._path(address)))
-            path = f"{self._root}/{address.kind}/{address.label}/{entry['payload']}"
-            payload = bytes(self._files.cat_file(path))
-            if hashlib.sha256(payload).hexdigest() == entry["sha256"]:
-                return payload
-        except (FileNotFoundError, ValueError, KeyError):
+            if isinstance(entry["payload"], str) and isinstance(entry["meta"], dict):
+                return dict(entry)
+        except (ValueError, KeyError, TypeError):
             pass  # half an entry is a damaged one
+        self._set_aside(address)
+        return None
+
+    def _get(self, address: Address) -> bytes | None:
+        entry = self._entry(address)
+        if entry is None:
+            return None
+        path = f"{self._root}/{address.kind}/{address.label}/{entry['payload']}"
+        payload = bytes(self._files.cat_file(path)) if self._files.isfile(path) else b""
+        if hashlib.sha256(payload).hexdigest() == entry.get("sha256"):
+            return payload
+        self._set_aside(address)
+        return None
+
+    def _set_aside(self, address: Address) -> None:
         self._files.mv(self._path(address), f"{self._path(address)}.damaged")
         self._warn(f"the stored {address} is damaged: set aside, will be computed again")
-        return None
 
 
 def _protocols(files: Any) -> tuple[str, ...]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ruamel.yaml.scalarbool import ScalarBoolean
+
 from benchmark.errors import Problem, UserError
 
 PathInDocument = tuple[str | int, ...]
@@ -80,6 +82,8 @@ def _plain(value: Any) -> Any:
         return {_plain(key): _plain(member) for key, member in value.items()}
     if isinstance(value, list):
         return [_plain(member) for member in value]
+    if isinstance(value, ScalarBoolean):  # an int to Python
+        return bool(value)
     for plain in (bool, int, float, str):
         if isinstance(value, plain):
             return plain(value)

@@ -16,13 +16,15 @@ class ApeGanConfig(Config):
     """The paper's schedule: on MNIST 2 epochs with `eps` 0.3, on CIFAR-10 10 epochs with `eps` 0.1.
 
     Small data sets are passed over until `min_steps` batches were seen. `mse_weight` and `adv_weight`
-    are ξ1 and ξ2 of the paper; `generator_updates` is how often G is updated for each update of D.
+    are ξ1 and ξ2 of the paper; `beta1` is Adam's, which the paper leaves open and its code sets to 0.5;
+    `generator_updates` is how often G is updated for each update of D.
     """
 
     epochs: int = train(2, ge=1)
     min_steps: int = train(150, ge=0)
     batch_size: int = train(64, ge=2)
     lr: float = train(2e-4, gt=0)
+    beta1: float = train(0.5, ge=0, lt=1)
     eps: float = train(0.3, ge=0, le=1)
     mse_weight: float = train(0.7, ge=0)
     adv_weight: float = train(0.3, ge=0)
@@ -59,8 +61,9 @@ class ApeGan(Defense[ApeGanConfig]):
     def fit(self, data: TrainingData, source: nn.Module, generator: torch.Generator) -> None:
         config = self.config
         discriminator = build_discriminator(data.image_shape).to(data.device)
-        adam_g = torch.optim.Adam(self.generator.parameters(), lr=config.lr)
-        adam_d = torch.optim.Adam(discriminator.parameters(), lr=config.lr)
+        betas = (config.beta1, 0.999)
+        adam_g = torch.optim.Adam(self.generator.parameters(), lr=config.lr, betas=betas)
+        adam_d = torch.optim.Adam(discriminator.parameters(), lr=config.lr, betas=betas)
         per_epoch = data.batches_per_epoch(config.batch_size)
         epochs = max(config.epochs, -(-config.min_steps // per_epoch))
         done, total = 0, epochs * per_epoch

@@ -75,6 +75,11 @@ MISTAKES = {
     "misspelt target": ("[mnist-b]", "[⟨mnist-bb⟩]", ["unknown target 'mnist-bb'", "'mnist-b'"]),
     "misspelt defense": ("- identity", "- ⟨idenity⟩", ["unknown defense 'idenity'", "'identity'"]),
     "misspelt attack": ("name: pgd", "⟨name: pgdd⟩", ["unknown attack 'pgdd'", "'pgd'"]),
+    "misspelt attack with its name last": (
+        "- name: pgd\n    eps: 0.3",
+        "- eps: 0.3\n    ⟨name: pgdd⟩",
+        ["unknown attack 'pgdd'", "'pgd'"],
+    ),
     "misspelt threat": ("- white-box", "- ⟨whitebox⟩", ["unknown threat 'whitebox'", "'white-box'"]),
     "misspelt parameter": ("steps: 40", "⟨step: 40⟩", ["attack pgd has no parameter 'step'", "steps"]),
     "list for a number": ("steps: 40", "⟨steps: [1, 2]⟩", ["attack pgd", "steps = [1, 2]", "integer"]),

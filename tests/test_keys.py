@@ -315,18 +315,20 @@ def test_tasks_of_two_kinds_never_share_a_key() -> None:
 
 
 def test_every_task_names_all_that_it_reads() -> None:
-    score = _score()
-    craft = score.baseline
+    on_target, on_pipeline = _craft(), _craft("pipeline")
+    purified = _purify(images=on_pipeline)
+    score = _score(candidates=(Candidate("exact", on_pipeline, purified),), baseline=on_target)
     assert {need.key for need in score.needs()} == {
-        score.target.key,
-        _training().key,
-        craft.key,
-        score.clean.key,
-        score.candidates[0].purify.key,
-    }
-    assert {need.key for need in _purify(images=craft).needs()} == {_training().key, craft.key}
-    assert {need.key for need in _craft("pipeline", start=craft).needs()} == {
         _target().key,
         _training().key,
-        craft.key,
+        on_target.key,
+        on_pipeline.key,
+        purified.key,
+        _purify().key,
+    }
+    assert {need.key for need in purified.needs()} == {_training().key, on_pipeline.key}
+    assert {need.key for need in _craft("pipeline", start=on_target).needs()} == {
+        _target().key,
+        _training().key,
+        on_target.key,
     }

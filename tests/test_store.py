@@ -6,6 +6,7 @@ import json
 import os
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -204,14 +205,11 @@ def test_writers_at_the_same_time_leave_one_whole_entry(tmp_path: Path) -> None:
     def write(i: int) -> None:
         store = Store(str(tmp_path), warnings.append)
         start.wait()
-        for _ in range(5):
+        for _ in range(10):
             store.put_tensors(ADDRESS, {"value": torch.full((1000,), float(i))}, {"i": i})
 
-    threads = [threading.Thread(target=write, args=(i,)) for i in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(8)))  # raises what any of them raised
     store = Store(str(tmp_path), warnings.append)
     found = store.get_tensors(ADDRESS)
     assert found is not None

@@ -109,9 +109,7 @@ class Workshop:
 
     def meta(self, task: Task) -> dict[str, Any]:
         """The metadata of a stored result."""
-        if not self.store.has(address(task)):
-            self._perform(task, self)
-        return self.store.meta(address(task))
+        return self._read(task, self.store.meta)  # type: ignore[no-any-return]
 
     def _read(self, task: Task, get: Callable[[Address], Any]) -> Any:
         stored = get(address(task))

@@ -36,8 +36,8 @@ def ssim(x: Tensor, reference: Tensor) -> Tensor:
 
     # torchmetrics averages over reflected borders too, so the mean is taken here
     _, similarity = structural_similarity_index_measure(
-        x.double(),
-        reference.double(),
+        x,
+        reference,
         gaussian_kernel=True,
         sigma=1.5,
         kernel_size=_WINDOW,
@@ -47,4 +47,4 @@ def ssim(x: Tensor, reference: Tensor) -> Tensor:
     )
     border = _WINDOW // 2
     inside = similarity.reshape(x.shape)[..., border:-border, border:-border]
-    return inside.flatten(1).mean(dim=1)
+    return inside.flatten(1).double().mean(dim=1)

@@ -20,6 +20,8 @@ _VERBS = {
     "purify": "purifying",
     "score": "scoring",
 }
+_HEAVY = ("train-target", "train-defense", "craft")
+
 _LINE_EVERY = 10.0
 """Seconds between two plain lines of progress."""
 
@@ -89,9 +91,11 @@ class _Counting(Silent):
 
     def _time_left(self) -> str:
         known = {kind: sum(spent) / len(spent) for kind, spent in self._spent.items()}
-        if not known or any(kind not in known for kind, left in self._left.items() if left):
+        # trainings and attacks take the time; nothing can be said before one of each was seen
+        heavy = [kind for kind, left in self._left.items() if left and kind in _HEAVY]
+        if not known or any(kind not in known for kind in heavy):
             return "time left unknown"
-        seconds = sum(known[kind] * left for kind, left in self._left.items() if left)
+        seconds = sum(known.get(kind, 0.0) * left for kind, left in self._left.items())
         return f"about {_clock(seconds)} left"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable
 
 import pandas as pd
@@ -20,15 +21,16 @@ def markdown(records: pd.DataFrame, title: str) -> str:
         records: The records, as `records.csv` holds them.
         title: The heading.
     """
-    ok = records[records["status"] == "ok"].copy()
-    parts = [f"# {title}", _legend(ok)]
-    if not ok.empty:
-        ok["column"] = _labels(ok, "defense", "defense_config")
-        ok["line"] = _attack_labels(ok)
-        for (dataset, target), block in ok.groupby(["dataset", "target"], sort=False):
+    tried = records[records["status"] != "skipped"].copy()
+    parts = [f"# {title}", _legend(tried)]
+    if not tried.empty:
+        tried["column"] = _labels(tried, "defense", "defense_config")
+        tried["line"] = _attack_labels(tried)
+        tried["target"] = _labels(tried, "target", "target_config")
+        for (dataset, target), block in tried.groupby(["dataset", "target"], sort=False):
             parts.append(f"## {dataset}, {target} (n = {_span(block['n'])})")
             parts += [_errors(block, threat) for threat in THREATS if (block["threat"] == threat).any()]
-            parts.append(_fidelity(block))
+            parts.append(_fidelity(block[block["status"] == "ok"]))
     parts += _troubles(records)
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -68,6 +70,8 @@ def _errors(block: pd.DataFrame, threat: str) -> str:
 
 
 def _shown(rows: pd.DataFrame, marks: dict[str, str]) -> str:
+    if (rows["status"] == "failed").any():
+        return "failed"
     flags = [flag for flag in marks if rows["flags"].fillna("").str.split().map(lambda f: flag in f).any()]  # noqa: B023
     bound = "≥ " if any(is_doubt(flag) for flag in flags) else ""
     return f"{bound}{_percent(rows['error'].mean())}{''.join(marks[flag] for flag in flags)}"
@@ -107,7 +111,7 @@ def _to_markdown(table: pd.DataFrame, corner: str) -> str:
 
 
 def _percent(rate: float) -> str:
-    return f"{100 * rate:.1f}"
+    return "–" if math.isnan(rate) else f"{100 * rate:.1f}"
 
 
 def _span(counts: pd.Series[int]) -> str:

@@ -94,6 +94,18 @@ def test_a_smaller_n_is_a_prefix_and_reuses_whole_shards(constructed: Path, tmp_
     assert small_rows["adversarial"].tolist() == large_rows[large_rows["index"] < 100]["adversarial"].tolist()
 
 
+def test_figures_do_not_depend_on_what_of_a_sweep_was_there(constructed: Path, tmp_path: Path) -> None:
+    """A random defense draws noise while it is attacked: extending a sweep must not change the draws."""
+    grid = GRID | {"defenses": ["noisy"], "threats": ["white-box"]}
+    whole = grid | {"attacks": [{"name": "fgsm", "eps": [0.03, 0.05, 0.07]}]}
+    part = grid | {"attacks": [{"name": "fgsm", "eps": [0.07]}]}
+    _run(whole, constructed, tmp_path / "one", tmp_path / "a")
+    _run(part, constructed, tmp_path / "two", tmp_path / "b")
+    _run(whole, constructed, tmp_path / "two", tmp_path / "b")
+    first, second = (pd.read_csv(tmp_path / name / "records.csv").drop(columns=list(TIMINGS)) for name in "ab")
+    pd.testing.assert_frame_equal(first, second)
+
+
 def test_a_sweep_shares_one_gradient(constructed: Path, tmp_path: Path) -> None:
     sweep = GRID | {"attacks": [{"name": "fgsm", "eps": [0.02, 0.05, 0.1]}], "threats": ["black-box"]}
     _run(sweep, constructed, tmp_path / "store", tmp_path / "out")

@@ -29,8 +29,10 @@ def craft(tasks: Sequence[Craft], workshop: Workshop) -> None:
     clean, labels = workshop.clean(first.shard)
     attacks = [_attack(task, workshop) for task in tasks]
     noises = [Noise(task.noise_seed, task.shard.indices) for task in tasks]
-    surface = _surface(first.surface, first.shard, workshop, seed_from("surface", first.key))
-    with seeded(seed_from("libraries", first.key)), Stopwatch(workshop.device) as watch:
+    # The seed of a shared call must not depend on which of its members were missing.
+    call = first.sweep or first.key
+    surface = _surface(first.surface, first.shard, workshop, seed_from("surface", call))
+    with seeded(seed_from("libraries", call)), Stopwatch(workshop.device) as watch:
         try:
             if len(tasks) > 1 or first.sweep is not None:
                 found = type(attacks[0]).craft_sweep(attacks, surface, clean.clone(), labels.clone(), noises)

@@ -1,0 +1,47 @@
+"""The Markdown tables: what fails, what is doubted, what is told apart."""
+
+from __future__ import annotations
+
+from benchmark.tables import markdown
+from tests.conftest import Runner
+
+
+def test_a_failed_cell_stands_in_the_table_as_failed(small_run: Runner) -> None:
+    text = markdown(small_run(defenses=["identity", "raises"]), "t")
+    line = next(line for line in text.splitlines() if line.startswith("|") and "fgsm" in line)
+    assert line.split("|")[-2].strip() == "failed"
+    assert "out of purifier fluid" in text
+
+
+def test_a_grid_in_which_everything_fails_still_has_tables(small_run: Runner) -> None:
+    text = markdown(small_run(defenses=["raises"]), "t")
+    assert "failed" in text
+    assert "nan" not in text
+
+
+def test_two_configurations_of_a_defense_are_told_apart_by_what_differs(small_run: Runner) -> None:
+    defenses = [
+        {"name": "shift", "scale": 1.0, "source": "target"},
+        {"name": "shift", "scale": 0.5, "source": "target"},
+    ]
+    text = markdown(small_run(defenses=defenses), "t")
+    assert "shift (scale 1.0)" in text
+    assert "shift (scale 0.5)" in text
+
+
+def test_a_doubt_is_marked_bounded_and_explained(small_run: Runner) -> None:
+    text = markdown(small_run(attacks=["gives-up"]), "t")
+    assert "≥ " in text
+    assert "† not-moved:" in text
+
+
+def test_errors_are_percent_and_psnr_is_of_the_black_box_images(small_run: Runner) -> None:
+    records = small_run()
+    text = markdown(records, "t")
+    black_box = records[records["threat"] == "black-box"].iloc[0]
+    assert f"{100 * black_box['error']:.1f}" in text
+    assert f"{black_box['psnr_adv']:.1f} / {black_box['ssim_adv']:.3f}" in text
+
+
+def test_skipped_cells_say_why(small_run: Runner) -> None:
+    assert "its black-box row says it all" in markdown(small_run(attacks=["noise"]), "t")

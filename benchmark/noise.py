@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -20,13 +21,15 @@ class Noise:
     def __init__(self, seed: int, indices: Sequence[int]) -> None:
         self.seed = seed
         self.indices = list(indices)
-        self._streams = [
-            np.random.Generator(np.random.Philox(key=[seed % 2**64, index])) for index in self.indices
-        ]
+
+    @cached_property
+    def _streams(self) -> list[np.random.Generator]:
+        keys = ([self.seed % 2**64, index] for index in self.indices)
+        return [np.random.Generator(np.random.Philox(key=key)) for key in keys]
 
     def _draw(self, like: Tensor, method: str) -> Tensor:
-        if len(like) != len(self._streams):
-            raise ValueError(f"noise for {len(self._streams)} images, asked for {len(like)}")
+        if len(like) != len(self.indices):
+            raise ValueError(f"noise for {len(self.indices)} images, asked for {len(like)}")
         shape = tuple(like.shape[1:])
         rows = [getattr(stream, method)(shape, dtype=np.float32) for stream in self._streams]
         return torch.from_numpy(np.stack(rows)).to(like.device)

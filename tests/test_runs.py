@@ -37,6 +37,11 @@ def _run(grid: dict, plugin: Path, store: Path, out: Path) -> Finished:
     return run_prepared(prepared, observer, out)
 
 
+def _figures(out: Path) -> pd.DataFrame:
+    """The records without what legitimately differs between two computations."""
+    return pd.read_csv(out / "records.csv").drop(columns=list(TIMINGS))
+
+
 def test_the_second_run_does_nothing_and_writes_the_same_bytes(constructed: Path, tmp_path: Path) -> None:
     first = _run(GRID, constructed, tmp_path / "store", tmp_path / "a")
     second = _run(GRID, constructed, tmp_path / "store", tmp_path / "b")
@@ -49,9 +54,7 @@ def test_the_second_run_does_nothing_and_writes_the_same_bytes(constructed: Path
 def test_a_fresh_store_gives_the_same_figures_but_for_timings(constructed: Path, tmp_path: Path) -> None:
     _run(GRID, constructed, tmp_path / "one", tmp_path / "a")
     _run(GRID, constructed, tmp_path / "two", tmp_path / "b")
-    first, second = (
-        pd.read_csv(tmp_path / name / "records.csv").drop(columns=list(TIMINGS)) for name in "ab"
-    )
+    first, second = (_figures(tmp_path / name) for name in "ab")
     pd.testing.assert_frame_equal(first, second)
 
 
@@ -102,7 +105,7 @@ def test_figures_do_not_depend_on_what_of_a_sweep_was_there(constructed: Path, t
     _run(whole, constructed, tmp_path / "one", tmp_path / "a")
     _run(part, constructed, tmp_path / "two", tmp_path / "b")
     _run(whole, constructed, tmp_path / "two", tmp_path / "b")
-    first, second = (pd.read_csv(tmp_path / name / "records.csv").drop(columns=list(TIMINGS)) for name in "ab")
+    first, second = (_figures(tmp_path / name) for name in "ab")
     pd.testing.assert_frame_equal(first, second)
 
 
@@ -183,9 +186,7 @@ def test_a_damaged_result_is_computed_again(constructed: Path, tmp_path: Path) -
         for payload in (tmp_path / "store" / folder).glob("*/*.[sp]a*"):
             payload.write_bytes(payload.read_bytes()[:-20] + b"x" * 20)
     _run(GRID, constructed, tmp_path / "store", tmp_path / "b")
-    first, second = (
-        pd.read_csv(tmp_path / name / "records.csv").drop(columns=list(TIMINGS)) for name in "ab"
-    )
+    first, second = (_figures(tmp_path / name) for name in "ab")
     pd.testing.assert_frame_equal(first, second)
 
 
@@ -206,9 +207,7 @@ def test_killed_in_the_middle_and_run_again_gives_the_same_figures(constructed: 
     subprocess.run([*command, "--out", str(out)], check=True, stdout=subprocess.DEVNULL)
     fresh = [part if part != str(store) else str(tmp_path / "fresh") for part in command]
     subprocess.run([*fresh, "--out", str(tmp_path / "whole")], check=True, stdout=subprocess.DEVNULL)
-    first, second = (
-        pd.read_csv(path / "records.csv").drop(columns=list(TIMINGS)) for path in (out, tmp_path / "whole")
-    )
+    first, second = (_figures(path) for path in (out, tmp_path / "whole"))
     pd.testing.assert_frame_equal(first, second)
 
 

@@ -43,7 +43,8 @@ class Attack(Plugin[ConfigT], ABC, Generic[ConfigT]):
         stochastic: It draws from `noise`.
         takes_start: `craft` can begin at images other than the clean ones.
         shares_sweep: `craft_sweep` serves several values of a swept field at once.
-        mandatory: A ball of this attack's norm is ranked only where this attack was run in it.
+        mandatory: A ball of this attack's norm is ranked only where such an attack was run in it; an
+            attack whose settings make it weak must say False.
     """
 
     uses: ClassVar[Knowledge] = "gradients"

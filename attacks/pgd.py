@@ -44,11 +44,15 @@ class Pgd(Attack[PgdConfig]):
     """Gradient-sign steps from random starts; keeps each image's most wrong iterate of all restarts."""
 
     stochastic = True
-    mandatory = True
 
     @property
     def norm(self) -> Norm:
         return "linf"
+
+    @property
+    def mandatory(self) -> bool:  # type: ignore[override]
+        """Only when it can cross the ball: ten steps or more that add up to its diameter."""
+        return self.config.steps >= 10 and self._alpha * self.config.steps >= 2 * self.config.eps
 
     @property
     def takes_start(self) -> bool:  # type: ignore[override]

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic.fields import FieldInfo
 
 from benchmark.errors import UserError, nearest
-from benchmark.registry import KINDS, Entry, Registry, default_registry
+from benchmark.registry import KINDS, Entry, default_registry
 
 
 def catalogue(kind: str | None, plugins: Sequence[Path]) -> Iterator[tuple[str, list[str]]]:
@@ -18,7 +18,7 @@ def catalogue(kind: str | None, plugins: Sequence[Path]) -> Iterator[tuple[str, 
     Raises:
         UserError: There is no such kind.
     """
-    registry = _registry(plugins)
+    registry = default_registry(plugins)
     sections = {f"{k}s": [_line(e.name, e.summary) for e in registry.entries(k)] for k in KINDS}
     sections["threats"] = _threat_lines()
     sections["grids"] = _grid_lines()
@@ -39,7 +39,7 @@ def explain(name: str, plugins: Sequence[Path]) -> str:
     """
     from benchmark.grid import GRIDS, builtin_grids
 
-    registry = _registry(plugins)
+    registry = default_registry(plugins)
     found = [_plugin(registry.get(kind, name)) for kind in KINDS if name in registry.names(kind)]
     from benchmark.threats import ALIASES, THREATS
 
@@ -54,13 +54,6 @@ def explain(name: str, plugins: Sequence[Path]) -> str:
         names = [n for kind in KINDS for n in registry.names(kind)] + [*THREATS, *builtin_grids()]
         raise UserError(f"nothing is named {name!r}", hint=nearest(name, names))
     return "\n\n".join(found)
-
-
-def _registry(plugins: Sequence[Path]) -> Registry:
-    registry = default_registry()
-    for path in plugins:
-        registry.add_file(path)
-    return registry
 
 
 def _line(name: str, summary: str) -> str:

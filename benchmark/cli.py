@@ -118,10 +118,9 @@ def show(
 @app.command()
 def tables(run: Annotated[Path, typer.Argument(help="The folder of a run.")]) -> None:
     """Print the tables of a run as Markdown."""
-    from benchmark.runs import read_records
-    from benchmark.tables import markdown
+    from benchmark.runs import read_tables
 
-    typer.echo(markdown(read_records(run), run.resolve().name), nl=False)
+    typer.echo(read_tables(run), nl=False)
 
 
 @app.command()
@@ -132,10 +131,7 @@ def doctor(data: Data = None, store: StoreUrl = None, plugin: Plugins = None) ->
     from benchmark.runs import default_data
     from benchmark.store import default_store
 
-    registry = default_registry()
-    for path in plugin or []:
-        registry.add_file(path)
-    findings = list(examine(registry, data or default_data(), store or default_store()))
+    findings = list(examine(default_registry(plugin or []), data or default_data(), store or default_store()))
     for finding in findings:
         typer.echo(f"{'ok  ' if finding.ok else 'BAD '} {finding.subject}: {finding.detail}")
     if not all(finding.ok for finding in findings):

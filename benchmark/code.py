@@ -84,7 +84,7 @@ def fingerprint(path: Path, module: str) -> str:
         label = "" if name == module else name  # where a plugin lives does not change what it does
         content.update(f"{label}\n{normalised(files[name])}\n".encode())
     for library in sorted(libraries):
-        content.update(f"{library}=={_release(library)}\n".encode())
+        content.update(f"{library}=={release(library)}\n".encode())
     return content.hexdigest()
 
 
@@ -113,12 +113,14 @@ def _collect(path: Path, module: str, files: dict[str, Path], libraries: set[str
     own = module.partition(".")[0]
     for name in _imports(parse(path), module, is_package=path.name == "__init__.py"):
         top = name.partition(".")[0]
-        if top in PROJECT_PACKAGES or top == own:
-            source = _source(name)
-            if source is not None:
-                _collect(source, name, files, libraries)
-        elif top not in sys.stdlib_module_names and top not in _FRAMEWORK:
+        if top in sys.stdlib_module_names or top in _FRAMEWORK:
+            continue
+        if top not in PROJECT_PACKAGES and top != own and release(top):
             libraries.add(top)
+            continue
+        source = _source(name)  # the project's, the plugin's own, or a file that no distribution owns
+        if source is not None:
+            _collect(source, name, files, libraries)
 
 
 def _imports(tree: ast.Module, module: str, *, is_package: bool) -> Iterator[str]:
@@ -145,6 +147,7 @@ def _source(module: str) -> Path | None:
 
 
 @cache
-def _release(library: str) -> str:
+def release(library: str) -> str:
+    """The installed release of a top-level module; empty where no distribution owns it."""
     distributions = importlib.metadata.packages_distributions().get(library, [])
     return ",".join(sorted(f"{name}-{importlib.metadata.version(name)}" for name in distributions))

@@ -70,7 +70,7 @@ class _Counting(Silent):
     def begin(self, missing: Mapping[str, int], cached: Mapping[str, int]) -> None:
         self._left = dict(missing)
         self._total = sum(missing.values())
-        self._console.print(_opening(missing, cached), highlight=False)
+        self._console.print(_opening(missing, cached), highlight=False, soft_wrap=True)
 
     def finished(self, task: Task, seconds: float) -> None:
         self._left[task.kind] -= 1
@@ -83,11 +83,17 @@ class _Counting(Silent):
         if reason not in self._reasons:
             self._reasons.add(reason)
             self._console.print(
-                f"failed: {describe(task)}: {reason}", style="red", markup=False, highlight=False
+                f"failed: {describe(task)}: {reason}",
+                style="red",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
             )
 
     def warn(self, message: str) -> None:
-        self._console.print(f"warning: {message}", style="yellow", markup=False, highlight=False)
+        self._console.print(
+            f"warning: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True
+        )
 
     def _time_left(self) -> str:
         known = {kind: sum(spent) / len(spent) for kind, spent in self._spent.items()}
@@ -154,21 +160,25 @@ class Live(_Counting):
 
     def finished(self, task: Task, seconds: float) -> None:
         super().finished(task, seconds)
-        if self._fit is not None:
-            self._progress.remove_task(self._fit)
-            self._fit = None
+        self._end_training()
         if task.kind.startswith("train"):
             self._console.print(f"{describe(task)} took {seconds:.0f} s", markup=False, highlight=False)
         self._progress.update(self._everything, completed=self._done, note=self._time_left())
 
     def failed(self, task: Task, reason: str) -> None:
         super().failed(task, reason)
+        self._end_training()
         self._progress.update(self._everything, completed=self._done)
 
     def training(self, task: Task, done: int, total: int, figures: Mapping[str, float]) -> None:
         if self._fit is None:
             self._fit = self._progress.add_task(f"  {_dataset(task)}", total=total, note="")
         self._progress.update(self._fit, completed=done, note=_figures(figures))
+
+    def _end_training(self) -> None:
+        if self._fit is not None:
+            self._progress.remove_task(self._fit)
+            self._fit = None
 
     def end(self) -> None:
         self._progress.stop()

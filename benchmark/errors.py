@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,13 @@ class UserError(Exception):
 
 class PluginError(Exception):
     """A plugin broke its contract or raised; it fails its own cells and no others."""
+
+
+def told(error: BaseException) -> str:
+    """An exception of a plugin in one line: its type, its message, and the file and line that raised it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {error}{where}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol as Interface
 
-from benchmark.errors import PluginError
+from benchmark.errors import PluginError, told
 from benchmark.plan import Plan
 from benchmark.tasks import Craft, Task
 from benchmark.work.perform import perform, perform_sweep
@@ -98,8 +98,8 @@ def _do(group: list[Task], workshop: Workshop, observer: Observer, execution: Ex
             perform(group[0], workshop)
     except PluginError as fault:
         reason = str(fault)
-    except Exception as error:  # a target, a trainer or the harness itself: the cell fails, the run goes on
-        reason = f"{type(error).__name__}: {error}"
+    except (Exception, SystemExit) as error:  # a target or a trainer: the cell fails, the run goes on
+        reason = told(error)
     else:
         for task in group:
             execution.done[task.kind] = execution.done.get(task.kind, 0) + 1

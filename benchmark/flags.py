@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.plan import Cell
+from benchmark.threats import THREATS
 
 _MOVED_SHARE = 0.5
 
@@ -83,6 +84,9 @@ def cell_flags(
         clean_error_target: Of the bare target.
     """
     found = []
+    threat = THREATS[cell.threat.name]
+    if threat.starts_from_target_only and not cell.attack.takes_start:
+        found.append("unchecked:from-target-only")
     if gradient is not None and bool((survives & baseline_wrong & ~(gradient > 0)).any()):
         found.append("zero-gradient")
     eps = cell.attack.eps

@@ -6,7 +6,7 @@ The vocabulary is in `docs/grid.md`. Every mistake is collected, with its line, 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,8 @@ class Choice:
     plugin: type[Plugin[Any]]
     config: Config
     n: int | None = None
-    source_is_target: bool = False
+    source_is_target: bool | None = None
+    """None where the entry leaves it to the grid."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def find_grid(name: str) -> Path:
     if path.is_file():
         return path
     builtin = GRIDS / f"{path.stem if path.suffix in ('.yaml', '.yml') else name}.yaml"
-    if path.parent == Path() and builtin.is_file():
+    if path.name == name and builtin.is_file():
         return builtin
     raise UserError(
         f"no grid file {name!r}, and no built-in grid of that name",
@@ -157,12 +158,12 @@ class _Reader:
             name: tuple(choice for at, value in lists[name] for choice in self._choices(name[:-1], at, value))
             for name in ("datasets", "targets", "defenses", "attacks")
         }
-        everywhere = self._source(path, data, default=False)
+        everywhere = self._source(path, data) or False
         return Block(
             datasets=plugins["datasets"],
             targets=plugins["targets"],
             defenses=tuple(
-                Choice(d.entry, d.plugin, d.config, d.n, d.source_is_target or everywhere)
+                replace(d, source_is_target=everywhere) if d.source_is_target is None else d
                 for d in plugins["defenses"]
             ),
             attacks=plugins["attacks"],
@@ -200,9 +201,13 @@ class _Reader:
                 at = path if isinstance(value, str) else (*path, "name")
                 self._wrong(at, problem.message, problem.hint)
             return
+        taken = set(_OWN_KEYS[kind]) & set(plugin.config_type().model_fields)
+        if taken:
+            self._wrong(path, f"{kind} {name} has parameters named like the grid's own keys: {sorted(taken)}")
+            return
         own = {key: given.pop(key) for key in _OWN_KEYS[kind] if key in given}
         n = self._count((*path, "n"), own.get("n"))
-        source_is_target = self._source(path, own, default=False)
+        source_is_target = self._source(path, own)
         for parameters in self._swept(path, plugin.config_type(), given):
             config = self._config(kind, name, plugin.config_type(), path, parameters)
             if config is not None:
@@ -284,11 +289,12 @@ class _Reader:
         if config is not None:
             yield ThreatChoice(name, config.model_dump())
 
-    def _source(self, path: PathInDocument, data: Mapping[str, Any], *, default: bool) -> bool:
-        value = data.get("source", "target" if default else "default")
-        if value not in ("target", "default"):
-            self._wrong((*path, "source"), f"source must be 'default' or 'target', got {value!r}")
-        return bool(value == "target")
+    def _source(self, path: PathInDocument, data: Mapping[str, Any]) -> bool | None:
+        if "source" not in data:
+            return None
+        if data["source"] not in ("target", "default"):
+            self._wrong((*path, "source"), f"source must be 'default' or 'target', got {data['source']!r}")
+        return bool(data["source"] == "target")
 
     def _count(self, path: PathInDocument, value: Any) -> int | None:
         if value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0):

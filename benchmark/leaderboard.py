@@ -37,6 +37,8 @@ class _Evidence:
     row: Row
     wrong: _Mask
     clean_wrong: _Mask
+    margin: NDArray[np.float32]
+    clean_margin: NDArray[np.float32]
     sizes: Mapping[str, NDArray[np.float32]]
 
     @property
@@ -72,9 +74,9 @@ class Leaderboard:
         """Take a cell into account. Skipped cells do not count; failed ones make rows incomplete."""
         if result.row["status"] == "skipped":
             return
-        nothing: _Mask = np.zeros(0, dtype=bool)
         if result.outcomes is None:
-            self._evidence.append(_Evidence(cell, result.row, nothing, nothing, {}))
+            none, no = np.zeros(0, dtype=bool), np.zeros(0, dtype=np.float32)
+            self._evidence.append(_Evidence(cell, result.row, none, none, no, no, {}))
             return
         values = {name: np.asarray(result.outcomes[name]) for name in result.outcomes.column_names}
         self._evidence.append(
@@ -83,6 +85,8 @@ class Leaderboard:
                 result.row,
                 wrong=values["adversarial"] != values["label"],
                 clean_wrong=values["clean"] != values["label"],
+                margin=values["margin"].astype(np.float32),
+                clean_margin=values["clean_margin"].astype(np.float32),
                 sizes={norm: values[norm].astype(np.float32) for norm in ("l0", "l2", "linf")},
             )
         )
@@ -123,7 +127,7 @@ def _ball_rows(everything: Sequence[_Evidence], ball: list[_Evidence]) -> list[R
     rows = []
     for standing in standings:
         n = shared if not standing.incomplete else standing.covered
-        rows.append(_row(standing, n, [other for other in complete if other.control]))
+        rows.append(_row(standing, n, [other for other in standings if other.control]))
     return _ranked(rows)
 
 
@@ -169,11 +173,27 @@ def _fits(evidence: _Evidence, seeds: _Seeds) -> bool:
 
 
 def _worst_case(evidence: Sequence[_Evidence], covered: int, norm: str, eps: float) -> _Mask:
-    """Which images fall to anything that lies in the ball as measured; the clean image always does."""
+    """Which images fall at the worst of what lies in the ball as measured; the clean image always does.
+
+    A deterministic pipeline falls to an image if anything broke it. Of a random one, each image's one
+    worst candidate is taken by the margins it was selected with, and judged on its own fresh draw: the
+    luckiest of several draws is not an error.
+    """
     broken = np.zeros(covered, dtype=bool)
+    if not any(member.cell.purifier.defense.stochastic for member in evidence):
+        for member in evidence:
+            n = min(covered, len(member.wrong))
+            inside = member.sizes[norm] <= eps + _TOLERANCE
+            broken[:n] |= member.clean_wrong[:n] | (member.wrong & inside)[:n]
+        return broken
+    worst = np.full(covered, -np.inf, dtype=np.float32)
     for member in evidence:
         n = min(covered, len(member.wrong))
-        broken[:n] |= member.clean_wrong[:n] | (member.wrong & (member.sizes[norm] <= eps + _TOLERANCE))[:n]
+        inside = member.sizes[norm] <= eps + _TOLERANCE
+        crafted = np.where(inside, member.margin, -np.inf)
+        for margins, wrong in ((member.clean_margin, member.clean_wrong), (crafted, member.wrong)):
+            better = margins[:n] > worst[:n]
+            worst[:n][better], broken[:n][better] = margins[:n][better], wrong[:n][better]
     return broken
 
 
@@ -195,10 +215,8 @@ def _row(standing: _Standing, n: int, controls: Sequence[_Standing]) -> Row:
     low, high = wilson(int(errors.sum()), n) if len(errors) == 1 else bootstrap_over_seeds(errors)
     ok = [e for e in standing.own if e.ok]
     row |= {"error": float(errors.mean()), "error_low": low, "error_high": high}
-    row |= {
-        name: float(np.mean([e.row[name] for e in ok]))
-        for name in ("clean_error", "psnr", "ssim", "purify_ms")
-    }
+    row["clean_error"] = float(np.mean([e.clean_wrong[:n].mean() for e in ok]))
+    row |= {name: float(np.mean([e.row[name] for e in ok])) for name in ("psnr", "ssim", "purify_ms")}
     flags = _row_flags(standing, bool((~errors).any()), controls, n)
     row["flags"] = " ".join(flags)
     row["bound"] = "≥" if any(_withholds(flag) for flag in flags) else "="
@@ -210,9 +228,11 @@ def _row_flags(standing: _Standing, survivors: bool, controls: Sequence[_Standin
     if survivors:  # a row that claims nothing has nothing to withhold
         flags += dict.fromkeys(flag for e in standing.own for flag in (e.row["flags"] or "").split())
     if not standing.control and not standing.incomplete:
-        if not controls:
+        comparisons = [_compared(standing, control, n) for control in controls]
+        p_values = [p for p in comparisons if p is not None]
+        if not controls or len(p_values) < len(controls):
             flags.append("unchecked:below-control")
-        elif not _beats(standing, controls, n):
+        elif not all(holm(p_values)):
             flags.append("below-control")
     return flags
 
@@ -221,18 +241,19 @@ def _withholds(flag: str) -> bool:
     return not flag.startswith("unchecked:") and is_doubt(flag)
 
 
-def _beats(standing: _Standing, controls: Sequence[_Standing], n: int) -> bool:
-    """Whether every seed errs less than every control on the same images and the same target."""
-    p_values = [
-        max(
+def _compared(standing: _Standing, control: _Standing, n: int) -> float | None:
+    """The largest p-value over the seeds for erring less than a control; None: not comparable."""
+    if control.incomplete or control.covered < n:
+        return None
+    return max(
+        (
             mcnemar_less(ours[:n], theirs[:n])
             for seeds, ours in standing.errors.items()
             for other, theirs in control.errors.items()
             if seeds[0] == other[0] and seeds[2] == other[2]
-        )
-        for control in controls
-    ]
-    return all(holm(p_values))
+        ),
+        default=None,
+    )
 
 
 def _ranked(rows: list[Row]) -> list[Row]:

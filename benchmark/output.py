@@ -18,7 +18,7 @@ from benchmark.plan import Cell
 from benchmark.records import Result, Row
 
 
-def open_out(path: Path) -> Path:
+def open_out(path: Path) -> None:
     """Make the folder of a run.
 
     Raises:
@@ -33,7 +33,6 @@ def open_out(path: Path) -> Path:
             f"the output folder {path} cannot be written: {error.strerror}",
             hint="name another one with --out",
         ) from error
-    return path
 
 
 def write_text(path: Path, text: str) -> None:

@@ -6,7 +6,7 @@ Pure: no torch, no clock, no disk.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,7 +29,7 @@ from benchmark.tasks import (
     TrainDefense,
     TrainTarget,
 )
-from benchmark.threats import THREATS
+from benchmark.threats import ALIASES, THREATS
 from benchmark.threats.contract import Setting
 
 
@@ -45,8 +45,8 @@ class ThreatRef:
 class Product:
     """One block of a grid, resolved: every combination of its members is a cell.
 
-    `n` limits images: by data set, and further by defense or attack where those carry a limit.
-    `sources` gives each defense its source classifier: a `PluginRef`, or None for the target itself.
+    `n` limits images: by data set, and further by defense or attack where those carry a limit. A defense
+    comes with whether its source classifier is the target itself.
     """
 
     datasets: tuple[tuple[DatasetRef, int], ...]
@@ -101,7 +101,7 @@ class Cell:
     def identity(self) -> dict[str, Any]:
         """The columns that name the cell."""
         return {
-            "dataset": self.dataset.name,
+            "dataset": self.dataset.title,
             "target": self.target.target.name,
             "target_config": canonical(dict(self.target.target.config)),
             "defense": self.purifier.defense.name,
@@ -135,7 +135,7 @@ class Plan:
 
 
 def make_plan(
-    products: Iterable[Product], protocol: Protocol, only: Mapping[str, set[str]] | None = None
+    products: Iterable[Product], protocol: Protocol, only: Mapping[str, Collection[str]] | None = None
 ) -> Plan:
     """Expand the products, drop duplicates, keep the cells that `only` admits, order the tasks.
 
@@ -151,23 +151,51 @@ def make_plan(
     for product in products:
         for cell in _cells(product, protocol):
             cells.setdefault(cell.key, cell)
-    kept = [cell for cell in cells.values() if _admits(only or {}, cell)]
+    kept = [
+        cell
+        for cell in cells.values()
+        if all(_is(cell, *pair) for pair in _checked(only or {}, cells.values()))
+    ]
     if not kept:
         raise UserError(
-            "nothing to run: no cell of the grid matches --only"
+            "nothing to run: no cell of the grid matches every --only"
             if cells
-            else "nothing to run: the grid has no cell",
+            else "nothing to run: no cell",
             hint=f"of {len(cells)} cells" if cells else "every list needs a member",
         )
     return Plan(tuple(kept), tuple(_ordered(kept)))
 
 
-def _admits(only: Mapping[str, set[str]], cell: Cell) -> bool:
-    columns = cell.identity
-    for name in only:
-        if name not in columns:
+def _checked(
+    only: Mapping[str, Collection[str]], cells: Collection[Cell]
+) -> list[tuple[str, Collection[str]]]:
+    """The pairs of `only`, each of whose values some cell has."""
+    for name, values in only.items():
+        columns = {column for cell in cells for column in cell.identity}
+        if cells and name not in columns:
             raise UserError(f"--only: unknown column {name!r}", hint=nearest(name, columns))
-    return all(str(columns[name]) in values for name, values in only.items())
+        for value in values:
+            if not any(_is(cell, name, [value]) for cell in cells):
+                there = {str(cell.identity[name]) for cell in cells}
+                raise UserError(
+                    f"--only: no cell of the grid has {name} {value!r}", hint=nearest(value, there)
+                )
+    return list(only.items())
+
+
+def _is(cell: Cell, name: str, values: Collection[str]) -> bool:
+    own = cell.identity[name]
+    return any(own == _read(value, own) for value in values)
+
+
+def _read(text: str, like: Any) -> Any:
+    """The text as the user meant it: a number beside numbers, a threat by its alias too."""
+    if isinstance(like, float | int) and not isinstance(like, bool):
+        try:
+            return float(text)
+        except ValueError:
+            return text
+    return ALIASES.get(text, text) if isinstance(like, str) else text or None
 
 
 def _cells(product: Product, protocol: Protocol) -> Iterator[Cell]:

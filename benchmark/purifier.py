@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmark.errors import PluginError
+from benchmark.errors import PluginError, told
 from benchmark.noise import Noise
 from defenses.contract import Defense
 
@@ -25,20 +25,22 @@ class PurifierModule(nn.Module):
 
     def __init__(self, defense: Defense[Any]) -> None:
         super().__init__()
-        self.defense = defense.eval()
+        self.defense = defense
         self.noise: Noise = Noise(0, [])
-        for parameter in self.parameters():
-            parameter.requires_grad_(False)
+        self.eval().requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
-        version = x._version
-        try:
-            purified = self.defense.purify(x, self.noise)
-        except Exception as error:  # whatever a plugin raises, it fails its own cells and no others
+        if not torch.isfinite(x).all():
             raise PluginError(
-                f"defense {self.defense.name} raised {type(error).__name__}: {error}"
-            ) from error
-        self._check(x, purified, changed=x._version != version)
+                f"images given to defense {self.defense.name} are not finite: the attack made them"
+            )
+        given = x.clone()  # what a plugin does to its input reaches nobody else
+        version = given._version
+        try:
+            purified = self.defense.purify(given, self.noise)
+        except (Exception, SystemExit) as error:  # whatever it raises, it fails its own cells and no others
+            raise PluginError(f"defense {self.defense.name} raised {told(error)}") from error
+        self._check(x, purified, changed=given._version != version)
         return purified
 
     def _check(self, x: Tensor, purified: Any, *, changed: bool) -> None:

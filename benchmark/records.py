@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow
 from numpy.typing import NDArray
 
+from benchmark.errors import PluginError
 from benchmark.flags import cell_flags
 from benchmark.plan import Cell
 from benchmark.stats import wilson
-from benchmark.tasks import Craft, Task
+from benchmark.tasks import Task
 from benchmark.threats import THREATS
 from benchmark.work.workshop import Workshop
+
+if TYPE_CHECKING:
+    from benchmark.work.workshop import Workshop
 
 # fmt: off
 COLUMNS = (
@@ -60,10 +64,13 @@ def make_record(cell: Cell, failures: Mapping[str, str], workshop: Workshop) -> 
     failed = next((failures[task.key] for task in tasks if task.key in failures), None)
     if failed is not None:
         return Result(row | {"status": "failed", "reason": failed}, None)
-    outcomes = pyarrow.concat_tables([workshop.table(score) for score in cell.scores])
-    values = {name: np.asarray(outcomes[name]) for name in outcomes.column_names}
-    row |= {"status": "ok"} | _figures(cell, values) | _costs(cell, workshop)
-    row["flags"] = " ".join(_flags(cell, values, row, workshop))
+    try:
+        outcomes = pyarrow.concat_tables([workshop.table(score) for score in cell.scores])
+        values = {name: np.asarray(outcomes[name]) for name in outcomes.column_names}
+        row |= {"status": "ok"} | _figures(cell, values) | _costs(cell, workshop)
+        row["flags"] = " ".join(_flags(cell, values, row, workshop))
+    except PluginError as error:  # a damaged result was computed again, and this time it failed
+        return Result(row | {"status": "failed", "reason": str(error)}, None)
     return Result(row, outcomes)
 
 
@@ -129,21 +136,7 @@ def _flags(cell: Cell, values: Mapping[str, _Array], row: Row, workshop: Worksho
 
 
 def _costs(cell: Cell, workshop: Workshop) -> Row:
-    """Per image: the passes and time of all crafts that the cell rests on, and of one purification."""
-    crafts: dict[str, Craft] = {}
-    for score in cell.scores:
-        crafts |= {c.craft.key: c.craft for c in score.candidates if c.craft is not None}
-    totals = {"seconds": 0.0, "forwards": 0.0, "backwards": 0.0, "purifies": 0.0}
-    for craft in crafts.values():
-        meta = workshop.meta(craft)
-        totals["seconds"] += meta["seconds"]
-        for name in ("forwards", "backwards", "purifies"):
-            totals[name] += meta[name] * meta["images"]
-    purify_seconds = sum(workshop.meta(score.clean)["seconds"] for score in cell.scores)
-    return {
-        "craft_ms": 1000 * totals["seconds"] / cell.n,
-        "purify_ms": 1000 * purify_seconds / cell.n,
-        "forwards": totals["forwards"] / cell.n,
-        "backwards": totals["backwards"] / cell.n,
-        "purifies": totals["purifies"] / cell.n,
-    }
+    """Per image, over the shards."""
+    costs = [workshop.meta(score)["costs"] for score in cell.scores]
+    sizes = [len(score.shard.indices) for score in cell.scores]
+    return {name: float(np.average([cost[name] for cost in costs], weights=sizes)) for name in costs[0]}

@@ -11,7 +11,7 @@ import importlib.metadata
 import importlib.util
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,7 @@ KINDS: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Entry:
-    """One registered plugin. `load` imports it; `module` and `path` are None for entry points."""
+    """One registered plugin: `origin` says where it is declared, `load` imports it."""
 
     kind: str
     name: str
@@ -110,8 +110,13 @@ class Registry:
         return found
 
 
-def default_registry() -> Registry:
-    """The built-in plugins and those of installed packages (entry points `bench.defenses` and so on)."""
+def default_registry(plugins: Iterable[Path] = ()) -> Registry:
+    """The built-in plugins, those of installed packages (entry points `bench.defenses` and so on), and
+    those of the given files.
+
+    Raises:
+        UserError: A name is taken twice, or a file cannot be used.
+    """
     registry = Registry()
     for kind, package in KINDS.items():
         for path in _files_of(package):
@@ -120,6 +125,8 @@ def default_registry() -> Registry:
                 registry.add(_from_declaration(declaration, partial(importlib.import_module, module)))
         for point in importlib.metadata.entry_points(group=f"bench.{kind}s"):
             registry.add(_from_entry_point(kind, point))
+    for path in dict.fromkeys(Path(plugin).resolve() for plugin in plugins):
+        registry.add_file(path)
     return registry
 
 
@@ -131,7 +138,17 @@ def _files_of(package: str) -> list[Path]:
 
 def _from_declaration(declaration: Declaration, load_module: Callable[[], ModuleType]) -> Entry:
     def load() -> type[Plugin[Any]]:
-        return _checked(declaration.kind, declaration.name, getattr(load_module(), declaration.attribute))
+        try:
+            module = load_module()
+        except (Exception, SystemExit) as error:  # a plugin file may raise anything at import
+            raise UserError(
+                Problem(
+                    f"cannot be imported: {type(error).__name__}: {error}",
+                    file=str(declaration.path),
+                    line=_last_line_in(declaration.path, error),
+                )
+            ) from error
+        return _checked(declaration.kind, declaration.name, getattr(module, declaration.attribute))
 
     return Entry(declaration.kind, declaration.name, declaration.summary, declaration.origin, load)
 
@@ -168,15 +185,9 @@ def _import_file(path: Path) -> ModuleType:
     sys.modules[module_name] = module
     try:
         spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # a plugin file may raise anything; the user sees what and where
+    except BaseException:
         del sys.modules[module_name]
-        raise UserError(
-            Problem(
-                f"cannot be imported: {type(error).__name__}: {error}",
-                file=str(path),
-                line=_last_line_in(path, error),
-            )
-        ) from error
+        raise
     return module
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import typing
 from pathlib import Path
 from typing import Any
 
 from attacks.contract import Attack
 from benchmark.datasets.contract import Dataset
-from benchmark.errors import Problem, UserError
+from benchmark.errors import Problem, UserError, told
 from benchmark.grid import Block, Choice, Grid
 from benchmark.plan import Product, ThreatRef
+from benchmark.plugin import Norm
 from benchmark.registry import Registry
 from benchmark.tasks import AttackRef, DatasetRef, DefenseRef, PluginRef
 from defenses.contract import Defense
@@ -51,7 +53,9 @@ def _product(block: Block, datasets: dict[tuple[str, str], DatasetRef], registry
     return Product(
         datasets=tuple(sized),
         targets=tuple(_plugin(choice) for choice in block.targets),
-        defenses=tuple((_defense(choice), choice.n, choice.source_is_target) for choice in block.defenses),
+        defenses=tuple(
+            (_defense(choice), choice.n, bool(choice.source_is_target)) for choice in block.defenses
+        ),
         attacks=tuple((_attack(choice), choice.n) for choice in block.attacks),
         threats=tuple(ThreatRef(threat.name, threat.config) for threat in block.threats),
         target_seeds=block.seeds["target"],
@@ -81,7 +85,6 @@ def _dataset(choice: Choice, data: Path) -> DatasetRef:
         **_basics(choice),
         images=loaded.fingerprint(),
         test_size=len(loaded.load_test()),
-        num_classes=len(loaded.class_names),
     )
 
 
@@ -100,7 +103,6 @@ def _defense(choice: Choice) -> DefenseRef:
         **_basics(choice),
         trainable=defense.trainable,
         stochastic=defense.stochastic,
-        inner_optimisation=defense.inner_optimisation,
         control=defense.control,
         gate=defense.gate,
         # What is not marked `infer` may change the weights: an unmarked field costs a training, never a lie.
@@ -110,7 +112,15 @@ def _defense(choice: Choice) -> DefenseRef:
 
 def _attack(choice: Choice) -> AttackRef:
     assert issubclass(choice.plugin, Attack)
-    attack: Attack[Any] = choice.plugin(choice.config)
+    origin = f"attack {choice.entry.name} ({choice.entry.origin})"
+    try:
+        attack: Attack[Any] = choice.plugin(choice.config)
+    except Exception as error:  # an unfinished class, or whatever its constructor raises
+        raise UserError(f"{origin} cannot be made: {told(error)}") from error
+    if attack.norm not in (None, *typing.get_args(Norm)):
+        raise UserError(f"{origin}: norm {attack.norm!r} is none of {', '.join(typing.get_args(Norm))}")
+    if attack.eps is not None and attack.norm is None:
+        raise UserError(f"{origin}: eps without a norm is no ball")
     return AttackRef(
         **_basics(choice),
         norm=attack.norm,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from benchmark.output import OutcomesFile, open_out, write_csv, write_json, writ
 from benchmark.plan import Plan, make_plan
 from benchmark.provenance import provenance
 from benchmark.records import COLUMNS, Row, make_record
-from benchmark.registry import Registry, default_registry
+from benchmark.registry import default_registry
 from benchmark.resolve import resolve
 from benchmark.store import Store, default_store
 from benchmark.tables import markdown
@@ -51,7 +52,7 @@ class Prepared:
 
 
 def default_data() -> Path:
-    """`BENCH_DATA`, else `data` beside the default store."""
+    """`BENCH_DATA`, else `~/.cache/bench/data`."""
     return Path(os.environ.get("BENCH_DATA") or Path.home() / ".cache" / "bench" / "data")
 
 
@@ -77,26 +78,25 @@ def prepare(
     source: str | Path | Mapping[str, Any],
     observer: Observer,
     *,
-    data: Path | None = None,
-    store: str | None = None,
+    data: str | Path | None = None,
+    store: str | Path | None = None,
     device: str = "auto",
-    plugins: Sequence[Path] = (),
-    only: Mapping[str, set[str]] | None = None,
-    registry: Registry | None = None,
+    plugins: Sequence[str | Path] = (),
+    only: Mapping[str, str | Collection[str]] | None = None,
 ) -> Prepared:
     """Validate a grid and plan it.
 
     Raises:
         UserError: Anything in what the user gave is wrong.
     """
-    registry = registry or default_registry()
-    for path in plugins:
-        registry.add_file(path)
+    registry = default_registry([Path(plugin) for plugin in plugins])
     grid = load_grid(source, registry)
     chosen = pick_device(device)
-    opened = Store(store or default_store(), observer.warn)
-    root = data or default_data()
-    plan = make_plan(resolve(grid, registry, root), protocol(), only)
+    opened = Store(str(store or default_store()), observer.warn)
+    root = Path(data or default_data())
+    wanted = {name: [value] if isinstance(value, str) else value for name, value in (only or {}).items()}
+    plan = make_plan(resolve(grid, registry, root), protocol(), wanted)
+    grid = replace(grid, name=f"{grid.name}-only") if wanted else grid  # a part must not pass for the whole
     return Prepared(grid, plan, Workshop(registry, opened, root, chosen, observer.training, perform))
 
 
@@ -126,19 +126,34 @@ def read_records(out: Path) -> pd.DataFrame:
     """The records of a run.
 
     Raises:
-        UserError: The folder holds none.
+        UserError: The folder holds none, or something else of that name.
     """
     path = out / "records.csv"
     if not path.is_file():
         raise UserError(f"no run in {out}: there is no records.csv", hint="make one with `bench run --out`")
+    if path.read_text(encoding="utf-8", errors="replace").partition("\n")[0] != ",".join(COLUMNS):
+        raise UserError(f"{path} is not the records of a run: its columns are others")
     text = {name: str for name in ("flags", "reason", "target_config", "defense_config", "attack_config")}
     return pd.read_csv(path, dtype=text, float_precision="round_trip")
+
+
+def read_tables(out: Path) -> str:
+    """The tables of a run as Markdown, made anew from its records.
+
+    Raises:
+        UserError: The folder holds no run.
+    """
+    records = read_records(out)
+    about = out / "run.json"
+    name = json.loads(about.read_text(encoding="utf-8"))["name"] if about.is_file() else out.resolve().name
+    return markdown(records, name)
 
 
 def _run_json(prepared: Prepared) -> dict[str, Any]:
     cells = prepared.plan.cells
     datasets = {cell.dataset.name: cell.dataset.content for cell in cells}
     return {
+        "name": prepared.grid.name,
         "grid": prepared.grid.data,
         "resolved": {"datasets": datasets, "cells": [cell.identity | {"key": cell.key} for cell in cells]},
         **provenance(str(prepared.workshop.device)),

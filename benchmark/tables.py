@@ -27,8 +27,8 @@ def markdown(records: pd.DataFrame, title: str) -> str:
         tried["column"] = _labels(tried, "defense", "defense_config")
         tried["line"] = _attack_labels(tried)
         tried["target"] = _labels(tried, "target", "target_config")
-        for (dataset, target), block in tried.groupby(["dataset", "target"], sort=False):
-            parts.append(f"## {dataset}, {target} (n = {_span(block['n'])})")
+        for (dataset, target, n), block in tried.groupby(["dataset", "target", "n"], sort=False):
+            parts.append(f"## {dataset}, {target} (n = {n}{_seeds(block)})")
             parts += [_errors(block, threat) for threat in THREATS if (block["threat"] == threat).any()]
             parts.append(_fidelity(block[block["status"] == "ok"]))
     parts += _troubles(records)
@@ -78,8 +78,9 @@ def _shown(rows: pd.DataFrame, marks: dict[str, str]) -> str:
 
 
 def _fidelity(block: pd.DataFrame) -> str:
-    """PSNR and SSIM of the black-box images before and after each defense."""
-    part = block[block["threat"] == "black-box"]
+    """PSNR and SSIM before and after each defense, of the images that all defenses share."""
+    on_target = [name for name, threat in THREATS.items() if threat.images_made_on_target]
+    part = block[block["threat"].isin(on_target)]
     if part.empty:
         return ""
     index = ["line", "column"]
@@ -114,9 +115,11 @@ def _percent(rate: float) -> str:
     return "–" if math.isnan(rate) else f"{100 * rate:.1f}"
 
 
-def _span(counts: pd.Series[int]) -> str:
-    low, high = counts.min(), counts.max()
-    return f"{low}" if low == high else f"{low} to {high}"
+def _seeds(block: pd.DataFrame) -> str:
+    """How many trainings and attack runs a figure is the mean of, where that is more than one."""
+    columns = ("target_seed", "defense_seed", "attack_seed")
+    many = {column: block[column].nunique() for column in columns if block[column].nunique() > 1}
+    return "".join(f", mean of {count} {column.replace('_', ' ')}s" for column, count in many.items())
 
 
 def _labels(records: pd.DataFrame, name: str, config: str) -> pd.Series[str]:

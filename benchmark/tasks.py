@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from benchmark.keys import digest, seed_from
+from benchmark.keys import canonical, digest, seed_from
 from benchmark.plugin import Norm
 
 SHARD_SIZE = 100
@@ -38,7 +38,11 @@ class DatasetRef(PluginRef):
 
     images: str = ""
     test_size: int = 0
-    num_classes: int = 0
+
+    @property
+    def title(self) -> str:
+        """The name, with its parameters where it has any: two settings of a data set are two data sets."""
+        return f"{self.name} {canonical(dict(self.config))}" if self.config else self.name
 
     @property
     def content(self) -> dict[str, Any]:
@@ -51,7 +55,6 @@ class DefenseRef(PluginRef):
 
     trainable: bool = False
     stochastic: bool = False
-    inner_optimisation: bool = False
     control: bool = False
     gate: float = 0.05
     train_fields: frozenset[str] = frozenset()

@@ -17,10 +17,16 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 CONSTRUCTED = '''
 import torch
 from torch import nn
-from benchmark.plugin import Config, infer, train
+from benchmark.datasets.contract import Dataset, TensorSplit, dataset
+from benchmark.datasets.digits import Digits
+from benchmark.plugin import Config, infer, param, train
 from attacks.contract import Attack, attack
 from defenses.contract import Defense, defense
 from targets.contract import Target, target
+
+
+class DimmedConfig(Config):
+    light: float = param(1.0, ge=0, le=1)
 
 
 @target("nearest-mean")
@@ -121,6 +127,41 @@ class WritesInput(Defense[Config]):
             return x.mul_(0.5)
 
 
+@defense("writes-memory")
+class WritesMemory(Defense[Config]):
+    """Darkens its input behind torch's back."""
+
+    def purify(self, x, noise):
+        x.detach().numpy()[:] *= 0.5
+        return x
+
+
+@defense("ruins-source")
+class RuinsSource(Defense[Config]):
+    trainable = True
+
+    def fit(self, data, source, generator):
+        source.train()
+        source.means.zero_()
+
+    def purify(self, x, noise):
+        return x
+
+
+@defense("hidden-randomness")
+class HiddenRandomness(Defense[Config]):
+    """Random from torch's global generator, and does not say so."""
+
+    def purify(self, x, noise):
+        return (x + 0.2 * torch.randn_like(x)).clamp(0, 1)
+
+
+@defense("exits")
+class Exits(Defense[Config]):
+    def purify(self, x, noise):
+        raise SystemExit(0)
+
+
 @defense("raises")
 class Raises(Defense[Config]):
     def purify(self, x, noise):
@@ -136,6 +177,19 @@ class Diverges(Defense[Config]):
 
     def purify(self, x, noise):
         return x
+
+
+@dataset("dimmed")
+class Dimmed(Digits, Dataset[DimmedConfig]):
+    """Digits with a parameter."""
+
+    @classmethod
+    def config_type(cls):
+        return DimmedConfig
+
+    def load_test(self):
+        test = super().load_test()
+        return TensorSplit(test.images.float() / 255 * self.config.light, test.labels)
 
 
 @attack("leaves-ball")

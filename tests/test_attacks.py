@@ -141,6 +141,21 @@ def test_more_steps_and_restarts_are_not_weaker(victim) -> None:
     assert weak < strong <= stronger
 
 
+@pytest.mark.parametrize(
+    ("settings", "counts"),
+    [
+        ({"steps": 40}, True),
+        ({"steps": 5}, False),
+        ({"steps": 40, "alpha": 0.001}, False),
+        ({"steps": 10, "alpha": 0.06}, True),
+    ],
+)
+def test_only_a_pgd_that_can_cross_the_ball_makes_a_ball_ranked(
+    settings: dict[str, Any], counts: bool
+) -> None:
+    assert Pgd(PgdConfig(eps=0.3, **settings)).mandatory == counts
+
+
 def test_bim_keeps_its_most_wrong_iterate(victim) -> None:
     surface, _, labels = victim
     steps = [

@@ -109,7 +109,11 @@ def test_only_keeps_what_it_names(command: list[object], grid: Path, tmp_path: P
     [
         (["--only", "defense"], "COLUMN=VALUE"),
         (["--only", "defence=median"], "did you mean 'defense'"),
-        (["--only", "defense=none"], "no cell of the grid matches"),
+        (["--only", "defense=identiti"], "did you mean 'identity'"),
+        (
+            ["--only", "defense=identity", "--only", "defense=medain"],
+            "no cell of the grid has defense 'medain'",
+        ),
         (["--device", "abacus"], "no device 'abacus'"),
     ],
 )
@@ -183,9 +187,17 @@ def test_show_suggests_near_names() -> None:
 
 def test_tables_reads_a_run_back(command: list[object], tmp_path: Path) -> None:
     invoke(*command)
-    assert invoke("tables", tmp_path / "out").output == (tmp_path / "out" / "tables.md").read_text().replace(
-        "# tiny", "# out"
-    )
+    assert invoke("tables", tmp_path / "out").output == (tmp_path / "out" / "tables.md").read_text()
+
+
+def test_only_reads_numbers_and_aliases(command: list[object], grid: Path) -> None:
+    result = invoke(*command, "--only", "eps=0.10", "--only", "threat=unaware")
+    assert result.exit_code == 0, result.output
+
+
+def test_tables_of_something_else_is_refused(capsys, monkeypatch, tmp_path) -> None:
+    (tmp_path / "records.csv").write_text("a,b\n1,2\n")
+    assert "not the records of a run" in refused(capsys, monkeypatch, "tables", tmp_path)
 
 
 def test_tables_of_no_run_is_refused(capsys, monkeypatch, tmp_path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import textwrap
 from pathlib import Path
@@ -31,7 +32,7 @@ class Toy:
 def _fingerprint(path: Path, module: str = "bench_plugin_toy") -> str:
     """The fingerprint of what the files hold now."""
     code.fingerprint.cache_clear()
-    code._release.cache_clear()
+    code.release.cache_clear()
     return code.fingerprint(path, module)
 
 
@@ -137,19 +138,22 @@ def test_modules_that_are_not_imported_do_not_count(package: Path) -> None:
     assert _fingerprint(package / "toy.py", f"{package.name}.toy") == before
 
 
-def test_the_code_of_the_harness_that_a_plugin_imports_counts(
+def test_the_code_of_the_harness_counts_where_it_is_installed_and_other_libraries_by_release(
     package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A package stands in for one of the harness's own, which a test had better not change."""
     path = tmp_path / "plugin.py"
     path.write_text(f"from {package.name} import helper\n")
-    (package / "helper.py").write_text("X = 1\n")
-    outside = _fingerprint(path)
-    monkeypatch.setattr(code, "PROJECT_PACKAGES", code.PROJECT_PACKAGES | {package.name})
-    before = _fingerprint(path)
-    (package / "helper.py").write_text("X = 2\n")
-    assert before != outside
-    assert _fingerprint(path) != before
+    monkeypatch.setattr(code, "release", functools.cache(lambda library: "toy-1"))
+    found = {}
+    for project in (False, True):
+        if project:
+            monkeypatch.setattr(code, "PROJECT_PACKAGES", code.PROJECT_PACKAGES | {package.name})
+        for value in (1, 2):
+            (package / "helper.py").write_text(f"X = {value}\n")
+            found[project, value] = _fingerprint(path)
+    assert found[False, 1] == found[False, 2]
+    assert found[True, 1] != found[True, 2]
 
 
 def test_another_release_of_an_imported_library_changes_the_fingerprint(
@@ -241,3 +245,15 @@ def test_a_missing_file_is_shown_with_its_name(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         list(declarations(path, KINDS))
     assert str(caught.value) == f"{path}: cannot read the plugin file: No such file or directory"
+
+
+def test_a_file_beside_a_plugin_that_no_distribution_owns_counts(tmp_path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    plugin = tmp_path / "plugin_with_neighbour.py"
+    plugin.write_text("from neighbour_of_plugin import FACTOR\n")
+    found = []
+    for factor in (0, 1):
+        (tmp_path / "neighbour_of_plugin.py").write_text(f"FACTOR = {factor}\n")
+        code.fingerprint.cache_clear()
+        found.append(code.fingerprint(plugin, "bench_plugin_x"))
+    assert found[0] != found[1]

@@ -29,7 +29,7 @@ from benchmark.tasks import (
 
 KINDS = ("train-target", "train-defense", "probe", "craft", "purify", "score")
 PROTOCOL = Protocol(code=dict.fromkeys(KINDS, "0" * 8))
-DATASET = DatasetRef("digits", {}, "d" * 8, images="1" * 8, test_size=500, num_classes=10)
+DATASET = DatasetRef("digits", {}, "d" * 8, images="1" * 8, test_size=500)
 CLASSIFIER = PluginRef("mnist-b", {"epochs": 4, "lr": 0.001}, "b" * 8)
 SOURCE = PluginRef("mnist-c", {"epochs": 4, "lr": 0.001}, "c" * 8)
 DEFENSE = DefenseRef(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ def cells(*attacks: AttackRef, defenses: tuple[str, ...] = ("mine", "placebo"), 
         DefenseRef(name, {}, "", trainable=name != "placebo", control=name == "placebo") for name in defenses
     ]
     product = Product(
-        datasets=((DatasetRef("data", {}, "", images="0", test_size=N, num_classes=10), N),),
+        datasets=((DatasetRef("data", {}, "", images="0", test_size=N), N),),
         targets=(PluginRef("net", {}, ""),),
         defenses=tuple((ref, None, False) for ref in refs),
         attacks=tuple((ref, None) for ref in attacks),
@@ -46,7 +47,9 @@ def cells(*attacks: AttackRef, defenses: tuple[str, ...] = ("mine", "placebo"), 
     return list(make_plan([product], Protocol(dict.fromkeys(KINDS, ""))).cells)
 
 
-def result(cell: Cell, wrong: set[int], *, linf: float = 0.3, status: str = "ok", flags: str = "") -> Result:
+def result(
+    cell: Cell, wrong: set[int], *, linf: float = 0.3, margins=None, status: str = "ok", flags: str = ""
+) -> Result:
     row = dict.fromkeys(COLUMNS) | cell.identity | {"status": status, "flags": flags}
     row |= dict.fromkeys(("clean_error", "psnr", "ssim", "purify_ms"), 0.0)
     if status != "ok":
@@ -55,6 +58,8 @@ def result(cell: Cell, wrong: set[int], *, linf: float = 0.3, status: str = "ok"
     predictions = labels.copy()
     predictions[list(wrong)] = 1
     table = {"label": labels, "clean": labels, "adversarial": predictions}
+    margins = np.where(predictions == 1, 1.0, -1.0) if margins is None else np.asarray(margins, dtype=float)
+    table |= {"margin": margins, "clean_margin": np.full(N, -2.0)}
     table |= {norm: np.full(N, linf) for norm in ("l0", "l2", "linf")}
     return Result(row, pyarrow.table(table))
 
@@ -166,8 +171,32 @@ def test_the_worst_case_never_mixes_seeds() -> None:
     assert rows.loc["mine", "seeds"] == 2
 
 
+def test_a_control_that_cannot_be_compared_leaves_the_check_undone() -> None:
+    cases = [
+        (c, result(c, set(), status="failed" if c.purifier.defense.name == "placebo" else "ok"))
+        for c in cells(PGD)
+    ]
+    assert board(cases).loc["mine", "flags"] == "unchecked:below-control"
+
+
+def test_a_random_defense_is_judged_on_one_image_and_not_on_the_luckiest_of_many() -> None:
+    """Two attacks, each wrong on other images by chance: the candidate with the larger margin decides."""
+    wrong = {"pgd": set(range(50)), "fgsm": set(range(50, 100))}
+    margins = {"pgd": np.full(N, 0.2), "fgsm": np.full(N, 0.1)}
+    cases = [
+        (c, result(c, wrong[c.attack.name], margins=margins[c.attack.name]))
+        for c in map(made_random, cells(PGD, FGSM))
+    ]
+    assert board(cases).loc["mine", "error"] == 0.5
+
+
+def made_random(cell: Cell) -> Cell:
+    defense = replace(cell.purifier.defense, stochastic=True)
+    return replace(cell, purifier=replace(cell.purifier, defense=defense))
+
+
 def test_the_file_has_every_column(small_run, tmp_path: Path) -> None:
-    small_run(defenses=["identity", "shift"], attacks=[{"name": "pgd", "eps": 0.1, "steps": 5}])
+    small_run(defenses=["identity", "shift"], attacks=[{"name": "pgd", "eps": 0.1, "steps": 10}])
     written = pd.read_csv(tmp_path / "out" / "leaderboard.csv")
     assert set(written["defense"]) == {"identity", "shift"}
     assert written["rank"].tolist() == [1, 1, 1, 1]

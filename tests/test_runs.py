@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -140,7 +141,9 @@ def test_the_meter_counts_what_pgd_asks_for(constructed: Path, tmp_path: Path) -
         ("returns-shape", "returned shape"),
         ("returns-range", "values outside [0, 1]"),
         ("writes-input", "changed its input in place"),
-        ("raises", "out of purifier fluid"),
+        ("raises", "out of purifier fluid (constructed.py:"),
+        ("exits", "raised SystemExit"),
+        ("hidden-randomness", "is random but does not declare"),
         ("diverges", "loss is nan at step 3"),
     ],
 )
@@ -153,6 +156,49 @@ def test_a_faulty_defense_fails_its_own_cells_and_no_others(
     assert faulty["error"].isna().all()
     assert faulty["reason"].str.contains(reason, regex=False).all()
     assert (records[records["defense"] == "identity"]["status"] == "ok").all()
+
+
+def test_a_defense_that_writes_into_memory_spoils_no_other_row(constructed: Path, tmp_path: Path) -> None:
+    alone = _run(GRID | {"defenses": ["identity"]}, constructed, tmp_path / "one", tmp_path / "a")
+    beside = GRID | {"defenses": ["writes-memory", "identity"]}
+    _run(beside, constructed, tmp_path / "two", tmp_path / "b")
+    records = pd.read_csv(tmp_path / "b" / "records.csv")
+    errors = records[records["defense"] == "identity"]["error"].tolist()
+    assert errors == pytest.approx([row["error"] for row in alone.records], abs=1e-8)
+
+
+def test_a_training_that_ruins_its_source_spoils_no_row(constructed: Path, tmp_path: Path) -> None:
+    finished = _run(GRID | {"defenses": ["ruins-source"]}, constructed, tmp_path / "store", tmp_path / "out")
+    assert all(row["clean_error_target"] < 0.3 for row in finished.records)
+
+
+def test_two_settings_of_a_data_set_are_two_data_sets(constructed: Path, tmp_path: Path) -> None:
+    datasets = [{"name": "dimmed", "n": 20}, {"name": "dimmed", "n": 20, "light": 0.1}]
+    grid = GRID | {"datasets": datasets, "defenses": ["identity"]}
+    finished = _run(grid, constructed, tmp_path / "store", tmp_path / "out")
+    names = {row["dataset"] for row in finished.records}
+    assert names == {'dimmed {"light":0.1}', 'dimmed {"light":1.0}'}
+    assert set(pd.read_csv(tmp_path / "out" / "leaderboard.csv")["dataset"]) == names
+    assert all(name in (tmp_path / "out" / "tables.md").read_text() for name in names)
+
+
+def test_an_entry_may_keep_the_default_source_where_the_grid_says_target(
+    constructed: Path, tmp_path: Path
+) -> None:
+    defenses = ["shift", {"name": "shift", "source": "default"}]
+    grid = GRID | {"defenses": defenses}
+    prepared = prepare(grid, Silent(), store=str(tmp_path), plugins=[constructed])
+    assert {cell.source_is_target for cell in prepared.plan.cells} == {True, False}
+
+
+def test_a_lost_intermediate_result_is_not_needed_again(constructed: Path, tmp_path: Path) -> None:
+    _run(GRID, constructed, tmp_path / "store", tmp_path / "a")
+    for folder in ("craft", "purify", "train-target"):
+        shutil.rmtree(tmp_path / "store" / folder)
+    second = _run(GRID, constructed, tmp_path / "store", tmp_path / "b")
+    assert second.execution.done == {}
+    assert not (tmp_path / "store" / "craft").exists()
+    assert (tmp_path / "a" / "records.csv").read_bytes() == (tmp_path / "b" / "records.csv").read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -58,9 +58,10 @@ class Threat(ABC):
     title: ClassVar[str]
     nested: ClassVar[tuple[str, ...]] = ()
     config_type: ClassVar[type[ThreatConfig]] = ThreatConfig
-    clean_is_candidate: ClassVar[bool] = False
     probes: ClassVar[tuple[str, ...]] = ()
     """Forms of the surfaces whose gradients are examined for each shard."""
+    starts_from_target_only: ClassVar[bool] = False
+    """Whether attacks that can begin elsewhere also begin at the target-only image."""
     images_made_on_target: ClassVar[bool]
     """Whether `recovered` (right again after the defense) means anything."""
 

@@ -20,8 +20,8 @@ class WhiteBox(Threat):
     """Attack the pipeline along several gradients, always, whatever the defense declares.
 
     The exact gradient; the backward pass differentiable approximation (BPDA, Athalye et al. 2018) with
-    the identity; a start from the target-only image; that image itself; and the clean image. Each
-    image counts at the worst of them.
+    the identity; a start from the target-only image, for attacks that can begin anywhere; that image
+    itself; and the clean image. Each image counts at the worst of them.
     """
 
     name = "white-box"
@@ -29,8 +29,8 @@ class WhiteBox(Threat):
     title = "white-box error (lower bound)"
     nested = (BlackBox.name,)
     config_type = WhiteBoxConfig
-    clean_is_candidate = True
     probes = ("pipeline",)
+    starts_from_target_only = True
     images_made_on_target = False
 
     @classmethod

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from attacks.contract import Attack
 from attacks.gradients import loss_gradient
-from benchmark.errors import PluginError
+from benchmark.errors import PluginError, told
 from benchmark.keys import seed_from
 from benchmark.noise import Noise, StreamNoise
 from benchmark.tasks import Craft, Probe, Shard, SurfaceSpec
@@ -41,11 +41,12 @@ def craft(tasks: Sequence[Craft], workshop: Workshop) -> None:
                 found = [attacks[0].craft(surface, clean.clone(), labels.clone(), noises[0], start)]
         except PluginError:
             raise
-        except Exception as error:  # whatever an attack raises is no robustness: the cell fails
-            raise PluginError(f"attack {first.attack.name} raised {type(error).__name__}: {error}") from error
+        except (Exception, SystemExit) as error:  # whatever an attack raises is no robustness: the cell fails
+            raise PluginError(f"attack {first.attack.name} raised {told(error)}") from error
     meter = {name: count / len(clean) for name, count in vars(surface.meter).items()}
     for task, images in zip(tasks, found, strict=True):
         _check(task, images, clean)
+    for task, images in zip(tasks, found, strict=True):
         meta = {"seconds": watch.seconds, "images": len(clean), "task": task.content()} | meter
         workshop.store.put_tensors(address(task), {"images": images}, meta)
 

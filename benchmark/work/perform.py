@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from benchmark.code import normalised
+from benchmark.code import normalised, release
 from benchmark.keys import digest
 from benchmark.tasks import Craft, Probe, Protocol, Purify, Score, Task, TrainDefense, TrainTarget
 from benchmark.work import craft, score, train
@@ -43,7 +43,12 @@ _SURFACES = (
     "attacks/gradients.py",
 )
 _CRAFTING = ("benchmark/work/craft.py", "benchmark/work/seeding.py", *_SURFACES)
-_SCORING = ("benchmark/work/score.py", "benchmark/purifier.py", "benchmark/noise.py")
+_SCORING = (
+    "benchmark/work/score.py",
+    "benchmark/work/seeding.py",
+    "benchmark/purifier.py",
+    "benchmark/noise.py",
+)
 
 _CODE: dict[str, tuple[str, ...]] = {
     "train-target": _TRAINING,
@@ -54,6 +59,9 @@ _CODE: dict[str, tuple[str, ...]] = {
     "score": (*_SCORING, "benchmark/metrics.py", "attacks/gradients.py"),
 }
 """The harness's own files that each kind of result depends on."""
+
+_LIBRARIES = ("torchmetrics",)
+"""Libraries that the harness measures with."""
 
 
 def protocol() -> Protocol:
@@ -67,5 +75,5 @@ def protocol() -> Protocol:
     code = {}
     for kind, files in _CODE.items():
         paths = [roots[file.partition("/")[0]] / file.partition("/")[2] for file in files]
-        code[kind] = digest([normalised(path) for path in paths])
+        code[kind] = digest([normalised(path) for path in paths] + [release(name) for name in _LIBRARIES])
     return Protocol(code)

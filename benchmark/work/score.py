@@ -14,22 +14,42 @@ from benchmark.errors import PluginError
 from benchmark.keys import seed_from
 from benchmark.noise import Noise
 from benchmark.purifier import PurifierModule
-from benchmark.tasks import Candidate, Purify, Score
+from benchmark.tasks import Candidate, Purify, Score, Shard
+from benchmark.work.seeding import seeded
 from benchmark.work.workshop import Stopwatch, Workshop, address
 
 TOLERANCE = 1e-6
 """How far float32 rounding may carry an image out of its ball or of the box."""
 
+_SAME = 1e-4
+"""How far two purifications by a deterministic defense may differ."""
+
 
 def purify(task: Purify, workshop: Workshop) -> None:
-    """Store the purified images of a shard."""
+    """Store the purified images of a shard.
+
+    Raises:
+        PluginError: The defense broke its contract, or is random without saying so.
+    """
     images = workshop.images(task.images, task.shard)
     purifier = workshop.purifier(task.purifier, task.shard.dataset)
-    purifier.noise = Noise(_purify_seed(task), task.shard.indices)
-    with torch.no_grad(), Stopwatch(workshop.device) as watch:
-        purified = purifier(images)
+    seed = _purify_seed(task)
+    with Stopwatch(workshop.device) as watch:
+        purified = _draw(purifier, images, seed, task.shard)
+    if task.images is None and not task.purifier.defense.stochastic:
+        # Judged on one draw and attacked without expectation, hidden randomness reads as robustness.
+        again = _draw(purifier, images, seed + 1, task.shard)
+        if (again - purified).abs().max().item() > _SAME:
+            raise PluginError(f"defense {task.label} is random but does not declare `stochastic = True`")
     meta = {"seconds": watch.seconds, "images": len(images), "task": task.content()}
     workshop.store.put_tensors(address(task), {"images": purified}, meta)
+
+
+def _draw(purifier: PurifierModule, images: Tensor, seed: int, shard: Shard) -> Tensor:
+    """One purification; the same for the same seed, whatever generator the defense draws from."""
+    purifier.noise = Noise(seed, shard.indices)
+    with torch.no_grad(), seeded(seed):
+        return purifier(images)  # type: ignore[no-any-return]
 
 
 def _purify_seed(task: Purify) -> int:
@@ -45,15 +65,19 @@ def score(task: Score, workshop: Workshop) -> None:
     purifier = workshop.purifier(task.purifier, task.shard.dataset)
     with torch.no_grad():
         chosen = _choose(task, workshop, target, clean, labels)
-        judged = chosen.purified
+        purified_clean = workshop.tensors(task.clean)["images"].to(clean.device)
+        judged, judged_clean = chosen.purified, purified_clean
         if task.purifier.defense.stochastic:
             # Chosen on one draw, judged on another: the luckiest of several draws is not an error.
             judged = _fresh(task, purifier, chosen.images, "judge")
+            judged_clean = _fresh(task, purifier, clean, "judge-clean")
         rounded = (chosen.images * 255).round() / 255
         columns = _images(task, labels) | {
             "route": chosen.routes,
+            "margin": chosen.margins,
             "target_clean": target(clean).argmax(dim=1),
-            "clean": target(workshop.tensors(task.clean)["images"].to(clean.device)).argmax(dim=1),
+            "clean": target(judged_clean).argmax(dim=1),
+            "clean_margin": margin(target(purified_clean), labels),
             "baseline": target(workshop.images(task.baseline, task.shard)).argmax(dim=1),
             "target_adversarial": target(chosen.images).argmax(dim=1),
             "adversarial": target(judged).argmax(dim=1),
@@ -68,24 +92,38 @@ def score(task: Score, workshop: Workshop) -> None:
             top5 = target(judged).topk(5, dim=1).indices
             columns["in_top5"] = (top5 == labels[:, None]).any(dim=1)
     rows = {name: _plain(values) for name, values in columns.items()}
-    workshop.store.put_table(
-        address(task), pyarrow.table(rows), {"images": len(clean), "task": task.content()}
-    )
+    meta = {"images": len(clean), "costs": _costs(task, workshop), "task": task.content()}
+    workshop.store.put_table(address(task), pyarrow.table(rows), meta)
+
+
+def _costs(task: Score, workshop: Workshop) -> dict[str, float]:
+    """Per image: passes and time of all crafts behind the candidates, and of one purification."""
+    costs = dict.fromkeys(("craft_ms", "forwards", "backwards", "purifies"), 0.0)
+    for craft in {c.craft.key: c.craft for c in task.candidates if c.craft is not None}.values():
+        meta = workshop.meta(craft)
+        costs["craft_ms"] += 1000 * meta["seconds"] / meta["images"]
+        for name in ("forwards", "backwards", "purifies"):
+            costs[name] += meta[name]
+    clean = workshop.meta(task.clean)
+    return costs | {"purify_ms": 1000 * clean["seconds"] / clean["images"]}
 
 
 @dataclass
 class _Chosen:
+    """Each image's worst candidate; `margins` are those it was chosen by."""
+
     images: Tensor
     purified: Tensor
     routes: list[str]
+    margins: Tensor
 
 
 def _choose(
     task: Score, workshop: Workshop, target: torch.nn.Module, clean: Tensor, labels: Tensor
 ) -> _Chosen:
     """Each image's worst candidate: the one on which the pipeline's margin for the truth is smallest."""
-    worst = torch.full((len(clean),), float("-inf"), device=clean.device)
-    chosen = _Chosen(clean.clone(), clean.clone(), [""] * len(clean))
+    nothing = torch.full((len(clean),), float("-inf"), device=clean.device)
+    chosen = _Chosen(clean.clone(), clean.clone(), [""] * len(clean), nothing)
     for candidate in task.candidates:
         images = workshop.images(candidate.craft, task.shard)
         _check_ball(task, candidate, images, clean)
@@ -94,8 +132,8 @@ def _choose(
         if not torch.isfinite(logits).all():
             raise PluginError(f"target {task.target.label} returned logits that are not finite")
         found = margin(logits, labels)
-        better = found > worst
-        worst = torch.where(better, found, worst)
+        better = found > chosen.margins
+        chosen.margins = torch.where(better, found, chosen.margins)
         mask = better[:, None, None, None]
         chosen.images = torch.where(mask, images, chosen.images)
         chosen.purified = torch.where(mask, purified, chosen.purified)
@@ -127,8 +165,8 @@ def _check_ball(task: Score, candidate: Candidate, images: Tensor, clean: Tensor
 
 
 def _fresh(task: Score, purifier: PurifierModule, images: Tensor, purpose: str) -> Tensor:
-    purifier.noise = Noise(seed_from(purpose, task.purifier.key, task.attack.content), task.shard.indices)
-    return purifier(images)  # type: ignore[no-any-return]
+    seed = seed_from(purpose, task.purifier.key, task.attack.content)
+    return _draw(purifier, images, seed, task.shard)
 
 
 def _images(task: Score, labels: Tensor) -> dict[str, Tensor | list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -35,7 +36,7 @@ def train_target(task: TrainTarget, workshop: Workshop) -> None:
 def train_defense(task: TrainDefense, workshop: Workshop) -> None:
     """Train a purifier with its source classifier and store its weights."""
     data = workshop.training_data(task.dataset)
-    source = workshop.target(task.source)
+    source = copy.deepcopy(workshop.target(task.source))  # what fit() does to it reaches nobody else
     with seeded(seed_from("init", task.key)), Stopwatch(workshop.device) as watch:
         defense = workshop.new_defense(task.defense, task.dataset).to(workshop.device).train()
         _listen(defense, task, workshop)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from benchmark.datasets.contract import Dataset, Splits, TrainingData
 from benchmark.errors import PluginError
+from benchmark.keys import digest
 from benchmark.purifier import PurifierModule
 from benchmark.registry import Registry
 from benchmark.store import Address, Store
@@ -74,10 +75,11 @@ class Workshop:
 
     def splits(self, ref: DatasetRef) -> Splits:
         """The images of a data set."""
-        if ref.images not in self._splits:
+        key = digest(ref.content)
+        if key not in self._splits:
             cls, config = self.plugin("dataset", ref)
-            self._splits[ref.images] = cls(config, self._data).splits()
-        return self._splits[ref.images]
+            self._splits[key] = cls(config, self._data).splits()
+        return self._splits[key]
 
     def training_data(self, ref: DatasetRef) -> TrainingData:
         """What plugins are trained on: never the test images."""
@@ -95,7 +97,9 @@ class Workshop:
 
     def images(self, craft: Craft | None, shard: Shard) -> Tensor:
         """The images that a craft made, or the clean ones of the shard, on the device."""
-        return self.clean(shard)[0] if craft is None else self.tensors(craft)["images"].to(self.device)
+        if craft is None:
+            return self.clean(shard)[0]
+        return self.tensors(craft)["images"].clone().to(self.device)
 
     def tensors(self, task: Task) -> dict[str, Tensor]:
         """The stored result of a task; computed again where the store finds it damaged."""
@@ -141,9 +145,11 @@ class Workshop:
         """A trained classifier, frozen, in evaluation mode."""
 
         def load() -> nn.Module:
-            return _frozen(self._weighted(self.new_target(task), task))
+            model: nn.Module = self._weighted(self.new_target(task), task)
+            return model.requires_grad_(False)
 
-        return self._kept(self._models, _MODELS_KEPT, task.key, load)
+        # eval() each time: whoever had the module before may have changed its mode
+        return self._kept(self._models, _MODELS_KEPT, task.key, load).eval()
 
     def purifier(self, purifier: Purifier, dataset: DatasetRef) -> PurifierModule:
         """A purifier ready for use, with the weights of its training."""
@@ -154,9 +160,9 @@ class Workshop:
                 self._weighted(defense, purifier.training)
             return PurifierModule(defense.to(self.device))
 
-        module = self._kept(self._models, _MODELS_KEPT, f"{purifier.key}{dataset.images}", load)
+        module = self._kept(self._models, _MODELS_KEPT, f"{purifier.key}{digest(dataset.content)}", load)
         assert isinstance(module, PurifierModule)
-        return module
+        return module.eval()
 
     def _weighted(self, module: Any, task: TrainTarget | TrainDefense) -> Any:
         module.load_state_dict(self.tensors(task))
@@ -170,12 +176,6 @@ class Workshop:
                 cache.popitem(last=False)
         cache.move_to_end(key)
         return cache[key]
-
-
-def _frozen(module: nn.Module) -> nn.Module:
-    for parameter in module.parameters():
-        parameter.requires_grad_(False)
-    return module.eval()
 
 
 class Stopwatch:

@@ -16,7 +16,6 @@ from benchmark.plan import Cell
 from benchmark.stats import wilson
 from benchmark.tasks import Task
 from benchmark.threats import THREATS
-from benchmark.work.workshop import Workshop
 
 if TYPE_CHECKING:
     from benchmark.work.workshop import Workshop

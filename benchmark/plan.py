@@ -42,17 +42,38 @@ class ThreatRef:
 
 
 @dataclass(frozen=True, eq=False)
+class SizedDataset:
+    """A data set and how many of its test images to use."""
+
+    dataset: DatasetRef
+    n: int
+
+
+@dataclass(frozen=True, eq=False)
+class ChosenDefense:
+    """A defense, a lower limit of images if it has one, and whether the target itself is its source."""
+
+    defense: DefenseRef
+    n: int | None = None
+    source_is_target: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class ChosenAttack:
+    """An attack, and a lower limit of images if it has one."""
+
+    attack: AttackRef
+    n: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class Product:
-    """One block of a grid, resolved: every combination of its members is a cell.
+    """One block of a grid, resolved: every combination of its members is a cell."""
 
-    `n` limits images: by data set, and further by defense or attack where those carry a limit. A defense
-    comes with whether its source classifier is the target itself.
-    """
-
-    datasets: tuple[tuple[DatasetRef, int], ...]
+    datasets: tuple[SizedDataset, ...]
     targets: tuple[PluginRef, ...]
-    defenses: tuple[tuple[DefenseRef, int | None, bool], ...]
-    attacks: tuple[tuple[AttackRef, int | None], ...]
+    defenses: tuple[ChosenDefense, ...]
+    attacks: tuple[ChosenAttack, ...]
     threats: tuple[ThreatRef, ...]
     target_seeds: tuple[int, ...]
     defense_seeds: tuple[int, ...]
@@ -68,7 +89,6 @@ class Cell:
     dataset: DatasetRef
     target: TrainTarget
     purifier: Purifier
-    source_is_target: bool
     attack: AttackRef
     threat: ThreatRef
     attack_seed: int | None
@@ -81,6 +101,11 @@ class Cell:
     def key(self) -> str:
         """The identity of the row: of all that its figures depend on."""
         return digest({"identity": self.identity, "scores": [score.key for score in self.scores]})
+
+    @property
+    def source_is_target(self) -> bool:
+        training = self.purifier.training
+        return training is not None and training.source.role == "target"
 
     @property
     def defense_seed(self) -> int | None:
@@ -199,28 +224,26 @@ def _read(text: str, like: Any) -> Any:
 
 
 def _cells(product: Product, protocol: Protocol) -> Iterator[Cell]:
-    for (dataset, n), target_ref, target_seed in itertools.product(
+    for sized, target_ref, target_seed in itertools.product(
         product.datasets, product.targets, product.target_seeds
     ):
+        dataset = sized.dataset
         target = TrainTarget(protocol, dataset, target_ref, "target", target_seed)
         source = TrainTarget(protocol, dataset, product.sources[dataset.name], "source", 0)
-        for defense, defense_n, source_is_target in product.defenses:
-            for purifier in _purifiers(
-                protocol, defense, target if source_is_target else source, product.defense_seeds
-            ):
-                for attack, attack_n in product.attacks:
-                    limit = min(limit for limit in (n, defense_n, attack_n) if limit is not None)
-                    seeds = product.attack_seeds if attack.stochastic else (None,)
+        for chosen in product.defenses:
+            teacher = target if chosen.source_is_target else source
+            for purifier in _purifiers(chosen.defense, teacher, product.defense_seeds):
+                for met in product.attacks:
+                    n = min(limit for limit in (sized.n, chosen.n, met.n) if limit is not None)
+                    seeds = product.attack_seeds if met.attack.stochastic else (None,)
                     for threat, seed in itertools.product(product.threats, seeds):
-                        yield _cell(protocol, target, purifier, source_is_target, attack, threat, seed, limit)
+                        yield _cell(target, purifier, met.attack, threat, seed, n)
 
 
-def _purifiers(
-    protocol: Protocol, defense: DefenseRef, source: TrainTarget, seeds: tuple[int, ...]
-) -> Iterator[Purifier]:
+def _purifiers(defense: DefenseRef, source: TrainTarget, seeds: tuple[int, ...]) -> Iterator[Purifier]:
     if defense.trainable:
         for seed in seeds:
-            training = TrainDefense(protocol, source.dataset, defense, source, seed)
+            training = TrainDefense(source.protocol, source.dataset, defense, source, seed)
             yield Purifier(defense, training, seed if defense.stochastic else None)
     elif defense.stochastic:
         yield from (Purifier(defense, None, seed) for seed in seeds)
@@ -229,15 +252,14 @@ def _purifiers(
 
 
 def _cell(
-    protocol: Protocol,
     target: TrainTarget,
     purifier: Purifier,
-    source_is_target: bool,
     attack: AttackRef,
     threat_ref: ThreatRef,
     seed: int | None,
     n: int,
 ) -> Cell:
+    protocol = target.protocol
     threat = THREATS[threat_ref.name]
     refusal = threat.refuses(attack)
     scores: list[Score] = []
@@ -263,7 +285,6 @@ def _cell(
         dataset=target.dataset,
         target=target,
         purifier=purifier,
-        source_is_target=source_is_target and purifier.training is not None,
         attack=attack,
         threat=threat_ref,
         attack_seed=seed,

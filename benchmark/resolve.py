@@ -10,7 +10,7 @@ from attacks.contract import Attack
 from benchmark.datasets.contract import Dataset
 from benchmark.errors import Problem, UserError, told
 from benchmark.grid import Block, Choice, Grid
-from benchmark.plan import Product, ThreatRef
+from benchmark.plan import ChosenAttack, ChosenDefense, Product, SizedDataset, ThreatRef
 from benchmark.plugin import Norm
 from benchmark.registry import Registry
 from benchmark.tasks import AttackRef, DatasetRef, DefenseRef, PluginRef
@@ -48,15 +48,16 @@ def _product(block: Block, datasets: dict[tuple[str, str], DatasetRef], registry
             raise UserError(
                 Problem(f"dataset {ref.name}: n {choice.n} is more than its {ref.test_size} test images")
             )
-        sized.append((ref, choice.n or ref.test_size))
+        sized.append(SizedDataset(ref, choice.n or ref.test_size))
         sources[ref.name] = _default_source(choice, registry)
     return Product(
         datasets=tuple(sized),
         targets=tuple(_plugin(choice) for choice in block.targets),
         defenses=tuple(
-            (_defense(choice), choice.n, bool(choice.source_is_target)) for choice in block.defenses
+            ChosenDefense(_defense(choice), choice.n, bool(choice.source_is_target))
+            for choice in block.defenses
         ),
-        attacks=tuple((_attack(choice), choice.n) for choice in block.attacks),
+        attacks=tuple(ChosenAttack(_attack(choice), choice.n) for choice in block.attacks),
         threats=tuple(ThreatRef(threat.name, threat.config) for threat in block.threats),
         target_seeds=block.seeds["target"],
         defense_seeds=block.seeds["defense"],

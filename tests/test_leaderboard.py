@@ -11,7 +11,7 @@ import pyarrow
 import pytest
 
 from benchmark.leaderboard import Leaderboard
-from benchmark.plan import Cell, Product, ThreatRef, make_plan
+from benchmark.plan import Cell, ChosenAttack, ChosenDefense, Product, SizedDataset, ThreatRef, make_plan
 from benchmark.records import COLUMNS, Result
 from benchmark.tasks import AttackRef, DatasetRef, DefenseRef, PluginRef, Protocol
 from benchmark.threats import THREATS
@@ -34,10 +34,10 @@ def cells(*attacks: AttackRef, defenses: tuple[str, ...] = ("mine", "placebo"), 
         DefenseRef(name, {}, "", trainable=name != "placebo", control=name == "placebo") for name in defenses
     ]
     product = Product(
-        datasets=((DatasetRef("data", {}, "", images="0", test_size=N), N),),
+        datasets=(SizedDataset(DatasetRef("data", {}, "", images="0", test_size=N), N),),
         targets=(PluginRef("net", {}, ""),),
-        defenses=tuple((ref, None, False) for ref in refs),
-        attacks=tuple((ref, None) for ref in attacks),
+        defenses=tuple(map(ChosenDefense, refs)),
+        attacks=tuple(map(ChosenAttack, attacks)),
         threats=tuple(ThreatRef(name, threat.config_type().model_dump()) for name, threat in THREATS.items()),
         target_seeds=(0,),
         defense_seeds=seeds,

@@ -38,7 +38,6 @@ class Execution:
     """What came of a plan. `failures` gives the reason for each task that could not be done."""
 
     done: dict[str, int] = field(default_factory=dict)
-    cached: dict[str, int] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
 
 
@@ -63,8 +62,8 @@ def split_by_store(plan: Plan, workshop: Workshop) -> tuple[list[Task], list[Tas
 def execute(plan: Plan, workshop: Workshop, observer: Observer) -> Execution:
     """Do the tasks of a plan that the store lacks, in order."""
     missing, cached = split_by_store(plan, workshop)
-    execution = Execution(cached=_by_kind(cached))
-    observer.begin(_by_kind(missing), execution.cached)
+    execution = Execution()
+    observer.begin(_by_kind(missing), _by_kind(cached))
     sweeps = _sweeps(missing)
     finished: set[str] = set()
     for task in missing:

@@ -19,11 +19,10 @@ _MOVED_SHARE = 0.5
 
 @dataclass(frozen=True)
 class Flag:
-    """A flag: how serious it is, when it is raised, and what to do about it."""
+    """A flag: how serious it is and when it is raised; what to do about it is in `FLAGS.md`."""
 
     kind: Literal["doubt", "note"]
     raised_if: str
-    remedy: str
 
 
 FLAGS: dict[str, Flag] = {
@@ -31,28 +30,23 @@ FLAGS: dict[str, Flag] = {
         "doubt",
         "an image on which the bare target falls to the attack survives in the pipeline, and the exact "
         "gradient through the pipeline was zero or not a number there: it says nothing about robustness",
-        "attack through a differentiable stand-in for the defense, or without gradients",
     ),
     "not-moved": Flag(
         "doubt",
         "the images that survive were moved by less than half of eps on average",
-        "look for an attack that returns its input",
     ),
     "purifier-not-trained": Flag(
         "doubt",
         "the trained defense adds more clean error than its gate allows (5 points unless it says otherwise)",
-        "train it longer, or on data that it was made for",
     ),
     "incomplete": Flag(
         "doubt",
         "an attack that is mandatory for the ball failed or was not in the grid (leaderboard rows only)",
-        "add the attack, e.g. pgd with the eps of the ball, or mend what failed",
     ),
     "below-control": Flag(
         "note",
         "the worst-case error is not significantly lower than that of every control of the same grid "
         "(exact McNemar test, one-sided 5 %, Holm-corrected; leaderboard rows only)",
-        "compare with the controls before claiming anything",
     ),
 }
 

@@ -146,18 +146,16 @@ def _standing(everything: Sequence[_Evidence], own: list[_Evidence]) -> _Standin
         and _contest(e)[:3] == _contest(first)[:3]
     ]
     errors = {}
+    incomplete = any(not e.ok for e in own)
     for seeds in _seed_combinations(own):
         valid = [e for e in about if e.ok and _fits(e, seeds)]
         here = [e for e in own if e.ok and _fits(e, seeds)]
         mandatory = [e for e in here if e.cell.attack.mandatory]
+        incomplete = incomplete or not mandatory
         if here:
             covered = min(len(e.wrong) for e in (mandatory or here))
             errors[seeds] = _worst_case(valid, covered, norm, eps)
-    complete = bool(errors) and all(
-        any(e.ok and e.cell.attack.mandatory and _fits(e, seeds) for e in own)
-        for seeds in _seed_combinations(own)
-    )
-    return _Standing(about, own, errors, incomplete=not complete or any(not e.ok for e in own))
+    return _Standing(about, own, errors, incomplete)
 
 
 def _seed_combinations(own: Sequence[_Evidence]) -> list[_Seeds]:

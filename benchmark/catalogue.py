@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic.fields import FieldInfo
 
 from benchmark.errors import UserError, nearest
+from benchmark.plugin import Config
 from benchmark.registry import KINDS, Entry, default_registry
 
 
@@ -84,7 +86,17 @@ def _plugin(entry: Entry) -> str:
         documented = inspect.getdoc(config)
         parts.append("parameters" + (f": {documented}" if documented else ""))
         parts[-1] += "".join(f"\n  {name} = {_default(field)}" for name, field in config.model_fields.items())
+        parts += [
+            f"{title}: " + ", ".join(f"{name} = {value!r}" for name, value in values.items())
+            for title, values in _other_defaults(config)
+        ]
     return "\n\n".join(part for part in parts if part)
+
+
+def _other_defaults(config: type[Config]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The presets, and the data sets that have defaults of their own."""
+    yield from ((f"preset {name}", values) for name, values in config.presets.items())
+    yield from ((f"on {name}", values) for name, values in config.per_dataset.items())
 
 
 def _default(field: FieldInfo) -> str:

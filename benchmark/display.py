@@ -34,7 +34,7 @@ def describe(task: Task) -> str:
     if isinstance(task, Craft):
         words += f" against {task.surface.target.label}"
         if task.surface.purifier is not None:
-            words += f" behind {task.surface.purifier.defense.name}"
+            words += f" behind {task.surface.purifier.name}"
     return words
 
 

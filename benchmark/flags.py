@@ -43,6 +43,11 @@ FLAGS: dict[str, Flag] = {
         "doubt",
         "an attack that is mandatory for the ball failed or was not in the grid (leaderboard rows only)",
     ),
+    "cheap-surface": Flag(
+        "note",
+        "attacks ran a cheaper setting of the defense, which its plugin offers; the real one judged what "
+        "they found (white-box)",
+    ),
     "below-control": Flag(
         "note",
         "the worst-case error is not significantly lower than that of every control of the same grid "
@@ -86,7 +91,9 @@ def cell_flags(
     eps = cell.attack.eps
     if eps and cell.attack.norm == "linf" and survives.any() and size[survives].mean() < _MOVED_SHARE * eps:
         found.append("not-moved")
-    defense = cell.purifier.defense
-    if defense.trainable and clean_error - clean_error_target > defense.gate:
+    purifier = cell.purifier
+    if purifier.trainable and clean_error - clean_error_target > purifier.gate:
         found.append("purifier-not-trained")
+    if not threat.images_made_on_target and purifier.is_cheaper_in_attack:
+        found.append("cheap-surface")
     return found

@@ -5,6 +5,7 @@ The vocabulary is in `docs/grid.md`. Every mistake is collected, with its line, 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,9 +28,10 @@ _SEED_KINDS = ("target", "defense", "attack")
 _OWN_KEYS: dict[str, tuple[str, ...]] = {
     "dataset": ("n",),
     "target": (),
-    "defense": ("n", "source"),
+    "defense": (),
     "attack": ("n",),
 }
+_DEFENSE_KEYS = ("n", "source")
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,18 @@ class Choice:
     plugin: type[Plugin[Any]]
     config: Config
     n: int | None = None
+
+
+@dataclass(frozen=True)
+class DefenseChoice:
+    """Defenses in sequence, mostly one, with the harness's own keys.
+
+    `source_is_target` is None where the entry leaves it to the grid.
+    """
+
+    parts: tuple[Choice, ...]
+    n: int | None = None
     source_is_target: bool | None = None
-    """None where the entry leaves it to the grid."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +70,7 @@ class Block:
 
     datasets: tuple[Choice, ...]
     targets: tuple[Choice, ...]
-    defenses: tuple[Choice, ...]
+    defenses: tuple[DefenseChoice, ...]
     attacks: tuple[Choice, ...]
     threats: tuple[ThreatChoice, ...]
     seeds: Mapping[str, tuple[int, ...]]
@@ -156,15 +168,15 @@ class _Reader:
         lists = {name: self._list(path, data, name) for name in _LISTS}
         plugins = {
             name: tuple(choice for at, value in lists[name] for choice in self._choices(name[:-1], at, value))
-            for name in ("datasets", "targets", "defenses", "attacks")
+            for name in ("datasets", "targets", "attacks")
         }
+        defenses = [choice for at, value in lists["defenses"] for choice in self._defenses(at, value)]
         everywhere = self._source(path, data) or False
         return Block(
             datasets=plugins["datasets"],
             targets=plugins["targets"],
             defenses=tuple(
-                replace(d, source_is_target=everywhere) if d.source_is_target is None else d
-                for d in plugins["defenses"]
+                replace(d, source_is_target=everywhere) if d.source_is_target is None else d for d in defenses
             ),
             attacks=plugins["attacks"],
             threats=tuple(threat for at, value in lists["threats"] for threat in self._threat(at, value)),
@@ -185,6 +197,34 @@ class _Reader:
             self._wrong((*path, name), f"{name} is empty: the grid has no cell")
         return [((*path, name, i), member) for i, member in enumerate(value)]
 
+    def _defenses(self, path: PathInDocument, value: Any) -> Iterator[DefenseChoice]:
+        """What one entry of `defenses` stands for: a defense, or a chain of them."""
+        own: dict[str, Any] = {}
+        if isinstance(value, Mapping):
+            own = {key: value[key] for key in _DEFENSE_KEYS if key in value}
+            value = {key: member for key, member in value.items() if key not in own}
+        n = self._count((*path, "n"), own.get("n"))
+        source_is_target = self._source(path, own)
+        if not (isinstance(value, Mapping) and "chain" in value):
+            for choice in self._choices("defense", path, value):
+                yield DefenseChoice((choice,), n, source_is_target)
+            return
+        self._only_keys(path, value, ("chain", *_DEFENSE_KEYS))
+        members = value["chain"]
+        if not isinstance(members, list) or not members:
+            self._wrong((*path, "chain"), f"chain must be a list of defenses, got {members!r}")
+            return
+        links = []
+        for i, member in enumerate(members):
+            at = (*path, "chain", i)
+            for key in ("chain", *_DEFENSE_KEYS):
+                if isinstance(member, Mapping) and key in member:
+                    self._wrong((*at, key), f"{key} has no place inside a chain")
+                    member = {k: v for k, v in member.items() if k != key}
+            links.append(list(self._choices("defense", at, member)))
+        for parts in itertools.product(*links):
+            yield DefenseChoice(parts, n, source_is_target)
+
     def _choices(self, kind: str, path: PathInDocument, value: Any) -> Iterator[Choice]:
         """The choices that one entry stands for: several where it sweeps a field."""
         name, given = self._name_and_rest(kind, path, value)
@@ -201,17 +241,17 @@ class _Reader:
                 at = path if isinstance(value, str) else (*path, "name")
                 self._wrong(at, problem.message, problem.hint)
             return
-        taken = set(_OWN_KEYS[kind]) & set(plugin.config_type().model_fields)
+        reserved = _DEFENSE_KEYS if kind == "defense" else _OWN_KEYS[kind]
+        taken = set(reserved) & set(plugin.config_type().model_fields)
         if taken:
             self._wrong(path, f"{kind} {name} has parameters named like the grid's own keys: {sorted(taken)}")
             return
         own = {key: given.pop(key) for key in _OWN_KEYS[kind] if key in given}
         n = self._count((*path, "n"), own.get("n"))
-        source_is_target = self._source(path, own)
         for parameters in self._swept(path, plugin.config_type(), given):
             config = self._config(kind, name, plugin.config_type(), path, parameters)
             if config is not None:
-                yield Choice(entry, plugin, config, n, source_is_target)
+                yield Choice(entry, plugin, config, n)
 
     def _name_and_rest(
         self, kind: str, path: PathInDocument, value: Any

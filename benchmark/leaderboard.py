@@ -57,7 +57,7 @@ class _Standing:
 
     @property
     def control(self) -> bool:
-        return self.own[0].cell.purifier.defense.control
+        return self.own[0].cell.purifier.control
 
     @property
     def covered(self) -> int:
@@ -178,7 +178,7 @@ def _worst_case(evidence: Sequence[_Evidence], covered: int, norm: str, eps: flo
     luckiest of several draws is not an error.
     """
     broken = np.zeros(covered, dtype=bool)
-    if not any(member.cell.purifier.defense.stochastic for member in evidence):
+    if not any(member.cell.purifier.stochastic for member in evidence):
         for member in evidence:
             n = min(covered, len(member.wrong))
             inside = member.sizes[norm] <= eps + _TOLERANCE

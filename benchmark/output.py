@@ -79,8 +79,9 @@ class OutcomesFile:
         if result.outcomes is None:
             return
         table = result.outcomes
-        if "in_top5" not in table.column_names:
-            table = table.append_column("in_top5", pyarrow.nulls(len(table), pyarrow.bool_()))
+        for name, kind in (("in_top5", pyarrow.bool_()), ("decided", pyarrow.int64())):
+            if name not in table.column_names:
+                table = table.append_column(name, pyarrow.nulls(len(table), kind))
         table = table.add_column(0, "key", pyarrow.array([cell.key] * len(table)).dictionary_encode())
         if self._writer is None:
             self._writer = pyarrow.parquet.ParquetWriter(self._temporary, table.schema)

@@ -17,6 +17,7 @@ from benchmark.tasks import (
     AttackRef,
     DatasetRef,
     DefenseRef,
+    Part,
     PluginRef,
     Probe,
     Protocol,
@@ -24,7 +25,6 @@ from benchmark.tasks import (
     Purify,
     Score,
     Shard,
-    SurfaceSpec,
     Task,
     TrainDefense,
     TrainTarget,
@@ -51,9 +51,12 @@ class SizedDataset:
 
 @dataclass(frozen=True, eq=False)
 class ChosenDefense:
-    """A defense, a lower limit of images if it has one, and whether the target itself is its source."""
+    """Defenses in sequence (mostly one), a lower limit of images, and whether the target is their source.
 
-    defense: DefenseRef
+    `on` gives the defenses for each data set, by its title.
+    """
+
+    on: Mapping[str, tuple[DefenseRef, ...]]
     n: int | None = None
     source_is_target: bool = False
 
@@ -103,21 +106,6 @@ class Cell:
         return digest({"identity": self.identity, "scores": [score.key for score in self.scores]})
 
     @property
-    def source_is_target(self) -> bool:
-        training = self.purifier.training
-        return training is not None and training.source.role == "target"
-
-    @property
-    def defense_seed(self) -> int | None:
-        return self.purifier.training.seed if self.purifier.training else self.purifier.seed
-
-    @property
-    def defense_config(self) -> dict[str, Any]:
-        """The defense's parameters, with the source where it is not the default one."""
-        source = {"source": "target"} if self.source_is_target else {}
-        return dict(self.purifier.defense.config) | source
-
-    @property
     def attack_config(self) -> dict[str, Any]:
         """The attack's parameters, less those with a column of their own."""
         return {k: v for k, v in self.attack.config.items() if k not in ("eps", "backend")}
@@ -129,8 +117,8 @@ class Cell:
             "dataset": self.dataset.title,
             "target": self.target.target.name,
             "target_config": canonical(dict(self.target.target.config)),
-            "defense": self.purifier.defense.name,
-            "defense_config": canonical(self.defense_config),
+            "defense": self.purifier.name,
+            "defense_config": canonical(self.purifier.config),
             "attack": self.attack.name,
             "attack_config": canonical(self.attack_config),
             "backend": self.attack.backend,
@@ -141,7 +129,7 @@ class Cell:
             "norm": self.attack.norm,
             "eps": self.attack.eps,
             "target_seed": self.target.seed,
-            "defense_seed": self.defense_seed,
+            "defense_seed": self.purifier.seed,
             "attack_seed": self.attack_seed,
             "n": self.n,
         }
@@ -232,7 +220,7 @@ def _cells(product: Product, protocol: Protocol) -> Iterator[Cell]:
         source = TrainTarget(protocol, dataset, product.sources[dataset.name], "source", 0)
         for chosen in product.defenses:
             teacher = target if chosen.source_is_target else source
-            for purifier in _purifiers(chosen.defense, teacher, product.defense_seeds):
+            for purifier in _purifiers(chosen.on[dataset.title], teacher, product.defense_seeds):
                 for met in product.attacks:
                     n = min(limit for limit in (sized.n, chosen.n, met.n) if limit is not None)
                     seeds = product.attack_seeds if met.attack.stochastic else (None,)
@@ -240,15 +228,19 @@ def _cells(product: Product, protocol: Protocol) -> Iterator[Cell]:
                         yield _cell(target, purifier, met.attack, threat, seed, n)
 
 
-def _purifiers(defense: DefenseRef, source: TrainTarget, seeds: tuple[int, ...]) -> Iterator[Purifier]:
-    if defense.trainable:
-        for seed in seeds:
-            training = TrainDefense(source.protocol, source.dataset, defense, source, seed)
-            yield Purifier(defense, training, seed if defense.stochastic else None)
-    elif defense.stochastic:
-        yield from (Purifier(defense, None, seed) for seed in seeds)
-    else:
-        yield Purifier(defense, None, None)
+def _purifiers(
+    defenses: tuple[DefenseRef, ...], source: TrainTarget, seeds: tuple[int, ...]
+) -> Iterator[Purifier]:
+    seeded = any(defense.trainable or defense.stochastic for defense in defenses)
+    for seed in seeds if seeded else (None,):
+        yield Purifier(tuple(_part(defense, source, seed) for defense in defenses))
+
+
+def _part(defense: DefenseRef, source: TrainTarget, seed: int | None) -> Part:
+    training = None
+    if defense.trainable and seed is not None:
+        training = TrainDefense(source.protocol, source.dataset, defense, source, seed)
+    return Part(defense, training, seed if defense.stochastic else None)
 
 
 def _cell(
@@ -266,7 +258,8 @@ def _cell(
     probes: list[Probe] = []
     for start in range(0, 0 if refusal else n, SHARD_SIZE):
         shard = Shard(target.dataset, start, min(start + SHARD_SIZE, n))
-        setting = Setting(protocol, target, purifier, attack, seed, shard)
+        eot = threat_ref.config.get("eot", 1)
+        setting = Setting(protocol, target, purifier, attack, seed, shard, eot)
         scores.append(
             Score(
                 protocol,
@@ -278,9 +271,12 @@ def _cell(
                 candidates=threat.candidates(setting),
                 baseline=setting.craft("target"),
                 clean=Purify(protocol, purifier, shard, None),
+                clean_judged=Purify(
+                    protocol, purifier, shard, None, "judge" if purifier.stochastic else "select"
+                ),
             )
         )
-        probes += [Probe(protocol, SurfaceSpec(form, target, purifier), shard) for form in threat.probes]
+        probes += [Probe(protocol, setting.surface(form), shard) for form in threat.probes]
     return Cell(
         dataset=target.dataset,
         target=target,

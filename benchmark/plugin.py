@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing_extensions import Self
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Norm = Literal["linf", "l2", "l0"]
 
@@ -17,9 +21,36 @@ class Config(BaseModel):
     Declare fields with `train(default, ...)` when trained weights depend on them and with
     `infer(default, ...)` when they only act afterwards; `param(...)` where nothing is trained;
     `sweep(...)` also allows a list in a grid. Bounds are pydantic's: `ge`, `gt`, `le`, `lt`.
+
+    Defaults may depend on more than the field:
+        presets: Names of presets, each with the values that it puts in place of the defaults; needs a
+            field `preset`.
+        per_dataset: Names of data sets, each with the values that are the default on it.
+
+    What is written out beats both, and a preset beats the data set.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    per_dataset: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_the_preset(cls, given: Any) -> Any:
+        if not cls.presets or not isinstance(given, Mapping):
+            return given
+        chosen = given.get("preset", cls.model_fields["preset"].default)
+        return {**(cls.presets.get(chosen, {}) if isinstance(chosen, str) else {}), **given}
+
+    def on(self, dataset: str) -> Self:
+        """This configuration with the defaults that the data set of that name asks for.
+
+        Raises:
+            pydantic.ValidationError: They do not go together with what was written out.
+        """
+        written = {name: getattr(self, name) for name in self.model_fields_set}
+        return type(self)(**{**self.per_dataset.get(dataset, {}), **written})
 
     @classmethod
     def fields_marked(cls, mark: str) -> frozenset[str]:
@@ -61,11 +92,37 @@ def _ignore(done: int, total: int, figures: Mapping[str, float]) -> None:
     """The reporter of a plugin that nobody listens to."""
 
 
+class Checkpoints(Protocol):
+    """Where a training keeps its state, so that it can be taken up again after it was cut off."""
+
+    def load(self) -> dict[str, Tensor] | None: ...
+
+    def save(self, state: Mapping[str, Tensor]) -> None: ...
+
+
+class NoCheckpoints:
+    """Keeps nothing."""
+
+    def load(self) -> None:
+        return None
+
+    def save(self, state: Mapping[str, Tensor]) -> None:
+        pass
+
+
 class Plugin(Generic[ConfigT]):
-    """Base of every contract. `name` is set by the decorator, `config` by the harness."""
+    """Base of every contract. `name` is set by the decorator, the rest by the harness.
+
+    Attributes:
+        config: The typed parameters.
+        checkpoints: Where a training keeps its state; `benchmark.training.Loop` sees to it.
+        step_limit: An upper limit of training steps, for checks that only look whether it runs.
+    """
 
     name: ClassVar[str] = ""
     reporter: Reporter = staticmethod(_ignore)
+    checkpoints: Checkpoints = NoCheckpoints()
+    step_limit: int | None = None
 
     def __init__(self, config: ConfigT) -> None:
         super().__init__()

@@ -103,6 +103,8 @@ def _figures(cell: Cell, values: Mapping[str, _Array]) -> Row:
     }
     if THREATS[cell.threat.name].images_made_on_target:
         row["recovered"] = _share(~wrong["adversarial"], wrong["target_adversarial"])
+    if "decided" in values:
+        row["label_error"] = (values["decided"] != labels).mean()
     if "in_top5" in values:
         row["error_top5"] = (~values["in_top5"]).mean()
     for name in ("psnr_adv", "psnr", "ssim_adv", "ssim"):

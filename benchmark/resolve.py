@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import typing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from attacks.contract import Attack
 from benchmark.datasets.contract import Dataset
@@ -54,7 +57,14 @@ def _product(block: Block, datasets: dict[tuple[str, str], DatasetRef], registry
         datasets=tuple(sized),
         targets=tuple(_plugin(choice) for choice in block.targets),
         defenses=tuple(
-            ChosenDefense(_defense(choice), choice.n, bool(choice.source_is_target))
+            ChosenDefense(
+                {
+                    entry.dataset.title: tuple(_defense(part, entry.dataset.name) for part in choice.parts)
+                    for entry in sized
+                },
+                choice.n,
+                bool(choice.source_is_target),
+            )
             for choice in block.defenses
         ),
         attacks=tuple(ChosenAttack(_attack(choice), choice.n) for choice in block.attacks),
@@ -96,18 +106,31 @@ def _default_source(choice: Choice, registry: Registry) -> PluginRef:
     return _plugin(Choice(entry, plugin, plugin.config_type()()))
 
 
-def _defense(choice: Choice) -> DefenseRef:
+def _defense(choice: Choice, dataset: str) -> DefenseRef:
     defense = choice.plugin
     assert issubclass(defense, Defense)
-    config = type(choice.config)
+    origin = f"defense {choice.entry.name} ({choice.entry.origin})"
+    try:
+        config = choice.config.on(dataset)
+    except ValidationError as error:
+        raise UserError(f"{origin} on {dataset}: {error.errors()[0]['msg']}") from error
+    # What is not marked `infer` may change the weights: an unmarked field costs a training, never a lie.
+    train_fields = frozenset(type(config).model_fields) - config.fields_marked("infer")
+    cheaper = defense.in_attack(config)
+    in_attack = None if cheaper is None else cheaper.model_dump(mode="json")
+    resolved = config.model_dump(mode="json")
+    changed = {name for name in train_fields if in_attack is not None and in_attack[name] != resolved[name]}
+    if changed:
+        raise UserError(f"{origin}: in_attack changes {', '.join(sorted(changed))}, which weights depend on")
     return DefenseRef(
-        **_basics(choice),
+        **_basics(replace(choice, config=config)),
         trainable=defense.trainable,
         stochastic=defense.stochastic,
         control=defense.control,
-        gate=defense.gate,
-        # What is not marked `infer` may change the weights: an unmarked field costs a training, never a lie.
-        train_fields=frozenset(config.model_fields) - config.fields_marked("infer"),
+        decides_label=defense.decides_label,
+        gate=defense.gates.get(dataset, defense.gate),
+        train_fields=train_fields,
+        in_attack=in_attack,
     )
 
 

@@ -93,6 +93,20 @@ class Store:
         payload = self._get(address)
         return None if payload is None else load(payload)
 
+    def replace_tensors(self, address: Address, tensors: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
+        """Write tensors in place of what is there: for the state of unfinished work alone."""
+        earlier = self._payload(address)
+        self.put_tensors(address, tensors, meta)
+        if earlier is not None and earlier != self._payload(address):
+            self._files.rm_file(earlier)
+
+    def remove(self, address: Address) -> None:
+        """Take away the state of unfinished work, where there is any."""
+        payload = self._payload(address)
+        for path in (self._path(address), payload):
+            if path is not None and self._files.exists(path):
+                self._files.rm_file(path)
+
     def put_table(self, address: Address, table: Any, meta: Mapping[str, Any]) -> None:
         """Write a pyarrow table under an address."""
         import pyarrow.parquet
@@ -121,6 +135,13 @@ class Store:
             if meta is not None:
                 yield meta
 
+    def _folder(self, address: Address) -> str:
+        return f"{self._root}/{address.kind}/{address.label}"
+
+    def _payload(self, address: Address) -> str | None:
+        entry = self._entry(address)
+        return None if entry is None else f"{self._folder(address)}/{entry['payload']}"
+
     def _path(self, address: Address) -> str:
         return f"{self._root}/{address}.json"
 
@@ -128,7 +149,7 @@ class Store:
         checksum = hashlib.sha256(payload).hexdigest()
         # The payload's name holds its checksum: two writers of a key never overwrite one another's.
         name = f"{address.key}.{checksum[:12]}.{_SUFFIXES[form]}"
-        folder = f"{self._root}/{address.kind}/{address.label}"
+        folder = self._folder(address)
         self._files.makedirs(folder, exist_ok=True)
         self._write(f"{folder}/{name}", payload)
         entry = {"payload": name, "sha256": checksum, "meta": dict(meta)}
@@ -158,7 +179,7 @@ class Store:
         entry = self._entry(address)
         if entry is None:
             return None
-        path = f"{self._root}/{address.kind}/{address.label}/{entry['payload']}"
+        path = f"{self._folder(address)}/{entry['payload']}"
         payload = bytes(self._files.cat_file(path)) if self._files.isfile(path) else b""
         if hashlib.sha256(payload).hexdigest() == entry.get("sha256"):
             return payload

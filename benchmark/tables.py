@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import pandas as pd
 
@@ -12,6 +13,9 @@ from benchmark.flags import FLAGS, is_doubt
 from benchmark.threats import THREATS
 
 _MARKS = "†‡§¶‖※"
+
+_MOST_ACROSS = 8
+"""Tables of more defenses than this list them downwards."""
 
 
 def markdown(records: pd.DataFrame, title: str) -> str:
@@ -66,7 +70,7 @@ def _errors(block: pd.DataFrame, threat: str) -> str:
     top = pd.DataFrame(
         [{"no defense": _percent(part["clean_error_target"].mean()), **clean}], index=["clean"]
     )
-    return f"### {threat}: {THREATS[threat].title}\n\n" + _to_markdown(pd.concat([top, table]), "attack")
+    return f"### {threat}: {THREATS[threat].title}\n\n" + _to_markdown(pd.concat([top, table]))
 
 
 def _shown(rows: pd.DataFrame, marks: dict[str, str]) -> str:
@@ -92,7 +96,7 @@ def _fidelity(block: pd.DataFrame) -> str:
     shown = shown[list(dict.fromkeys(part["column"]))].loc[list(dict.fromkeys(part["line"]))]
     attacked = before["psnr_adv"].map("{:.1f}".format) + " / " + before["ssim_adv"].map("{:.3f}".format)
     shown.insert(0, "attacked", attacked)
-    return "### PSNR (dB) / SSIM against the clean image, black-box\n\n" + _to_markdown(shown, "attack")
+    return "### PSNR (dB) / SSIM against the clean image, black-box\n\n" + _to_markdown(shown)
 
 
 def _troubles(records: pd.DataFrame) -> Iterable[str]:
@@ -104,9 +108,11 @@ def _troubles(records: pd.DataFrame) -> Iterable[str]:
             yield f"## {heading}\n\n" + "\n".join(lines)
 
 
-def _to_markdown(table: pd.DataFrame, corner: str) -> str:
-    table = table.fillna("–")
-    table.index.name = corner
+def _to_markdown(table: pd.DataFrame) -> str:
+    """Attacks down and defenses across; the other way round where the table would be too wide."""
+    wide = len(table.columns) > _MOST_ACROSS
+    table = (table.T if wide else table).fillna("–")
+    table.index.name = "defense" if wide else "attack"
     table.columns.name = None
     return str(table.to_markdown(disable_numparse=True, stralign="right"))
 
@@ -129,15 +135,22 @@ def _labels(records: pd.DataFrame, name: str, config: str) -> pd.Series[str]:
     return records.apply(lambda row: label(row[name], json.loads(row[config])), axis=1)
 
 
-def _labeller(configs: dict[str, list[dict[str, object]]]) -> Callable[[str, dict[str, object]], str]:
-    def label(name: str, config: dict[str, object]) -> str:
+def _labeller(configs: dict[str, list[dict[str, Any]]]) -> Callable[[str, dict[str, Any]], str]:
+    def label(name: str, config: dict[str, Any]) -> str:
         others = configs[name]
         names = dict.fromkeys(key for other in others for key in other)
         telling = [key for key in names if len({json.dumps(other.get(key)) for other in others}) > 1]
-        inside = ", ".join(f"{key} {config[key]}" for key in telling if key in config)
-        return f"{name} ({inside})" if inside else name
+        inside = ", ".join(f"{key} {config[key]}" for key in telling if key in config and key != "preset")
+        return (f"{name} ({inside})" if inside else name) + _presets(config)
 
     return label
+
+
+def _presets(config: dict[str, Any]) -> str:
+    """The preset that it was trained by: a small one must not pass for the paper's."""
+    parts = config.get("chain", [config])
+    presets = dict.fromkeys(part["preset"] for part in parts if "preset" in part)
+    return "".join(f" [{preset}]" for preset in presets)
 
 
 def _attack_labels(records: pd.DataFrame) -> pd.Series[str]:

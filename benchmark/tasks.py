@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -51,13 +51,19 @@ class DatasetRef(PluginRef):
 
 @dataclass(frozen=True, eq=False)
 class DefenseRef(PluginRef):
-    """A defense and the facts that it states; `train_fields` are those that its weights depend on."""
+    """A defense on one data set, and the facts that it states.
+
+    `train_fields` are those that its weights depend on; `in_attack` is the cheaper setting that attacks
+    run, where there is one.
+    """
 
     trainable: bool = False
     stochastic: bool = False
     control: bool = False
+    decides_label: bool = False
     gate: float = 0.05
     train_fields: frozenset[str] = frozenset()
+    in_attack: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,34 +192,110 @@ class TrainDefense(Task):
 
 
 @dataclass(frozen=True, eq=False)
-class Purifier:
+class Part:
     """A defense ready for use: its configuration, its weights if it is trained, its seed if it is random."""
 
     defense: DefenseRef
-    training: TrainDefense | None
-    seed: int | None
+    training: TrainDefense | None = None
+    seed: int | None = None
+
+    @property
+    def content(self) -> dict[str, Any]:
+        training = self.training.key if self.training else None
+        return {"defense": self.defense.content, "training": training, "seed": self.seed}
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The parameters, with the source where it is not the default one."""
+        target = self.training is not None and self.training.source.role == "target"
+        return dict(self.defense.config) | ({"source": "target"} if target else {})
+
+
+@dataclass(frozen=True, eq=False)
+class Purifier:
+    """One defense, or several in sequence; its facts follow from theirs."""
+
+    parts: tuple[Part, ...]
 
     @cached_property
     def key(self) -> str:
-        training = self.training.key if self.training else None
-        return digest({"defense": self.defense.content, "training": training, "seed": self.seed})
+        return digest([part.content for part in self.parts])
+
+    @property
+    def name(self) -> str:
+        return "+".join(part.defense.name for part in self.parts)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        if len(self.parts) == 1:
+            return self.parts[0].config
+        return {"chain": [{"name": part.defense.name} | part.config for part in self.parts]}
+
+    @property
+    def trainable(self) -> bool:
+        return any(part.defense.trainable for part in self.parts)
+
+    @property
+    def stochastic(self) -> bool:
+        return any(part.defense.stochastic for part in self.parts)
+
+    @property
+    def control(self) -> bool:
+        return all(part.defense.control for part in self.parts)
+
+    @property
+    def decides_label(self) -> bool:
+        """Whether the last part does: what comes before it only changes what it gets to see."""
+        return self.parts[-1].defense.decides_label
+
+    @property
+    def gate(self) -> float:
+        return max(part.defense.gate for part in self.parts)
+
+    @property
+    def seed(self) -> int | None:
+        """The defense seed of the row; None where nothing depends on it."""
+        seeds = [part.training.seed if part.training else part.seed for part in self.parts]
+        return next((seed for seed in seeds if seed is not None), None)
+
+    @cached_property
+    def in_attack(self) -> Purifier:
+        """What attacks run: the same purifier, or its cheaper setting."""
+        return Purifier(
+            tuple(
+                part
+                if part.defense.in_attack is None
+                else replace(part, defense=replace(part.defense, config=part.defense.in_attack))
+                for part in self.parts
+            )
+        )
+
+    @property
+    def is_cheaper_in_attack(self) -> bool:
+        return any(part.defense.in_attack is not None for part in self.parts)
 
     def needs(self) -> tuple[Task, ...]:
-        return (self.training,) if self.training else ()
+        return tuple(part.training for part in self.parts if part.training is not None)
 
 
 @dataclass(frozen=True, eq=False)
 class SurfaceSpec:
-    """What an attacker optimises against; `form` names how it is built from target and purifier."""
+    """What an attacker optimises against; `form` names how it is built from target and purifier.
+
+    `draws` of a random purifier are averaged at each step; None where nothing is random.
+    """
 
     form: str
     target: TrainTarget
     purifier: Purifier | None = None
+    draws: int | None = None
 
     @cached_property
     def key(self) -> str:
         purifier = self.purifier.key if self.purifier else None
-        return digest({"form": self.form, "target": self.target.key, "purifier": purifier})
+        return digest(
+            {"form": self.form, "target": self.target.key, "purifier": purifier, "draws": self.draws}
+        )
 
     def needs(self) -> tuple[Task, ...]:
         return (self.target, *(self.purifier.needs() if self.purifier else ()))
@@ -230,7 +312,7 @@ class Probe(Task):
 
     @property
     def label(self) -> str:
-        return self.surface.purifier.defense.name if self.surface.purifier else self.surface.target.label
+        return self.surface.purifier.name if self.surface.purifier else self.surface.target.label
 
     def content(self) -> dict[str, Any]:
         return {"surface": self.surface.key, "shard": self.shard.content}
@@ -287,21 +369,30 @@ class Craft(Task):
 
 @dataclass(frozen=True, eq=False)
 class Purify(Task):
-    """Run a purifier over a shard: over its clean images, or over those of a craft."""
+    """Run a purifier over a shard: over its clean images, or over those of a craft.
+
+    `draw` tells two draws of a random purifier apart: the one to select by, and the one to judge by.
+    """
 
     purifier: Purifier
     shard: Shard
     images: Craft | None
+    draw: str = "select"
 
     kind = "purify"
 
     @property
     def label(self) -> str:
-        return self.purifier.defense.name
+        return self.purifier.name
 
     def content(self) -> dict[str, Any]:
         images = self.images.key if self.images else "clean"
-        return {"purifier": self.purifier.key, "shard": self.shard.content, "images": images}
+        return {
+            "purifier": self.purifier.key,
+            "shard": self.shard.content,
+            "images": images,
+            "draw": self.draw,
+        }
 
     def needs(self) -> tuple[Task, ...]:
         return (*self.purifier.needs(), *((self.images,) if self.images else ()))
@@ -331,12 +422,13 @@ class Score(Task):
     candidates: tuple[Candidate, ...]
     baseline: Craft
     clean: Purify
+    clean_judged: Purify
 
     kind = "score"
 
     @property
     def label(self) -> str:
-        return self.purifier.defense.name
+        return self.purifier.name
 
     def content(self) -> dict[str, Any]:
         return {
@@ -348,9 +440,11 @@ class Score(Task):
             "candidates": [[candidate.route, candidate.purify.key] for candidate in self.candidates],
             "baseline": self.baseline.key,
             "clean": self.clean.key,
+            "clean_judged": self.clean_judged.key,
         }
 
     def needs(self) -> tuple[Task, ...]:
         crafts = [candidate.craft for candidate in self.candidates if candidate.craft is not None]
         purifies = [candidate.purify for candidate in self.candidates]
-        return (self.target, *self.purifier.needs(), self.baseline, *crafts, self.clean, *purifies)
+        clean = (self.clean, self.clean_judged)
+        return (self.target, *self.purifier.needs(), self.baseline, *crafts, *clean, *purifies)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,26 +13,53 @@ from torch import Tensor, nn
 from benchmark.datasets.contract import TrainingData
 from benchmark.noise import Noise
 from benchmark.plugin import Config, train
+from benchmark.training import Loop, steps_of
+from defenses.ape_nets import attacked, build_discriminator, build_generator, check_size, update
 from defenses.contract import Defense, defense
 
 
 class ApeGanConfig(Config):
-    """The paper's schedule: on MNIST 2 epochs with `eps` 0.3, on CIFAR-10 10 epochs with `eps` 0.1.
+    """`preset: paper` and `cpu` differ in `min_steps` alone: small data sets are passed over until that many
+    batches were seen, which the paper's schedule does not do.
 
-    Small data sets are passed over until `min_steps` batches were seen. `mse_weight` and `adv_weight`
-    are ξ1 and ξ2 of the paper; `beta1` is Adam's, which the paper leaves open and its code sets to 0.5;
+    None stands for what the paper does on images of that size: `epochs` 2 on 28×28, 10 on 32×32, 30 on
+    larger ones; `batch_size` 64, and 16 on larger images; `eps` 0.3, 0.1 and 8/255; `mse_weight` and
+    `adv_weight` (ξ1, ξ2) 0.7 and 0.3. `official_code` puts the losses of the published code in their
+    place: 0.9 times the root of the mean squared error, 0.02 times the adversarial loss, a tanh output,
+    rescaled.
+
+    Training images come from `attack` (`fgsm`, or `pgd` of ten steps) with `eps` on the source
+    classifier. `beta1` is Adam's, which the paper leaves open and its code sets to 0.5;
     `generator_updates` is how often G is updated for each update of D.
     """
 
-    epochs: int = train(2, ge=1)
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": {"min_steps": 0}}
+
+    preset: Literal["cpu", "paper"] = train("cpu")
+    epochs: int | None = train(None, ge=1)
     min_steps: int = train(150, ge=0)
-    batch_size: int = train(64, ge=2)
+    batch_size: int | None = train(None, ge=2)
     lr: float = train(2e-4, gt=0)
     beta1: float = train(0.5, ge=0, lt=1)
-    eps: float = train(0.3, ge=0, le=1)
-    mse_weight: float = train(0.7, ge=0)
-    adv_weight: float = train(0.3, ge=0)
+    attack: Literal["fgsm", "pgd"] = train("fgsm")
+    eps: float | None = train(None, ge=0, le=1)
+    official_code: bool = train(False)
+    mse_weight: float | None = train(None, ge=0)
+    adv_weight: float | None = train(None, ge=0)
     generator_updates: int = train(2, ge=1)
+
+
+@dataclass(frozen=True)
+class _Schedule:
+    """The paper's settings for a size of images."""
+
+    epochs: int
+    batch_size: int
+    eps: float
+
+
+_SCHEDULES = {28: _Schedule(2, 64, 0.3), 32: _Schedule(10, 64, 0.1)}
+_LARGE = _Schedule(30, 16, 8 / 255)
 
 
 @defense("ape-gan")
@@ -36,48 +67,59 @@ class ApeGan(Defense[ApeGanConfig]):
     """Feeds the image to a generator trained to turn FGSM images back into clean ones.
 
     Follows the paper rather than its published code: 3×3 kernels, sigmoid output, 0.7 · MSE +
-    0.3 · adversarial loss. Two readings where the paper is unclear:
+    0.3 · adversarial loss. Three readings where the paper is unclear:
 
     * its discriminator loss (eq. 10) lacks "1 −" in the second term; D minimises
       −log D(x) − log(1 − D(G(x_adv))), and G minimises −log D(G(x_adv));
     * batch normalisation uses running statistics when purifying. The published code normalises by the
-      test batch, which makes an image's result depend on its neighbours.
+      test batch, which makes an image's result depend on its neighbours;
+    * `official_code` takes the published losses and output, and leaves the paper's kernels.
 
-    For 28×28 and 32×32 images. FGSM images come from the source classifier and the true labels.
+    For 28×28 and 32×32 images, and, with the paper's deeper net, for larger ones whose sides are
+    multiples of 8 (the paper: 256×256). Training images come from the source classifier and the true labels.
     """
 
     trainable = True
 
-    def __init__(self, config: ApeGanConfig, image_shape: tuple[int, int, int]) -> None:
-        super().__init__(config, image_shape)
-        channels, height, width = image_shape
-        if (height, width) not in ((28, 28), (32, 32)):
-            raise ValueError(f"ape-gan takes 28×28 or 32×32 images, got {height}×{width}")
-        self.generator = build_generator(channels)
+    def __init__(self, config: ApeGanConfig, image_shape: tuple[int, int, int], num_classes: int) -> None:
+        super().__init__(config, image_shape, num_classes)
+        check_size(self.name, image_shape)
+        self.generator = build_generator(image_shape)
+        if config.official_code:
+            self.generator[-1] = _ScaledTanh()
 
     def purify(self, x: Tensor, noise: Noise) -> Tensor:
         return self.generator(x)  # type: ignore[no-any-return]
 
     def fit(self, data: TrainingData, source: nn.Module, generator: torch.Generator) -> None:
-        config = self.config
+        config, paper = self.config, _SCHEDULES.get(data.image_shape[1], _LARGE)
+        batch_size = config.batch_size or paper.batch_size
+        eps = paper.eps if config.eps is None else config.eps
         discriminator = build_discriminator(data.image_shape).to(data.device)
         betas = (config.beta1, 0.999)
         adam_g = torch.optim.Adam(self.generator.parameters(), lr=config.lr, betas=betas)
         adam_d = torch.optim.Adam(discriminator.parameters(), lr=config.lr, betas=betas)
-        per_epoch = data.batches_per_epoch(config.batch_size)
-        epochs = max(config.epochs, -(-config.min_steps // per_epoch))
-        done, total = 0, epochs * per_epoch
-        for _ in range(epochs):
-            for clean, labels in data.batches(config.batch_size, generator):
-                adversarial = _fgsm(source, clean, labels, config.eps)
-                loss_d = self._discriminate(discriminator, clean, adversarial)
-                _step(adam_d, loss_d)
-                for _ in range(config.generator_updates):
-                    loss_g = self._generate(discriminator, clean, adversarial)
-                    _step(adam_g, loss_g)
-                done += 1
-                if done % 10 == 0 or done == total:
-                    self.report(done, total, loss_g=loss_g.item(), loss_d=loss_d.item())
+        steps = steps_of(
+            data, epochs=config.epochs or paper.epochs, batch_size=batch_size, at_least=config.min_steps
+        )
+        loop = Loop(
+            self,
+            data,
+            generator,
+            batch_size=batch_size,
+            steps=steps,
+            discriminator=discriminator,
+            adam_g=adam_g,
+            adam_d=adam_d,
+        )
+        for clean, labels in loop:
+            adversarial = attacked(config.attack, source, clean, labels, eps)
+            loss_d = self._discriminate(discriminator, clean, adversarial)
+            update(adam_d, loss_d)
+            for _ in range(config.generator_updates):
+                loss_g = self._generate(discriminator, clean, adversarial)
+                update(adam_g, loss_g)
+            loop.report(loss_g=loss_g, loss_d=loss_d)
 
     def _discriminate(self, discriminator: nn.Module, clean: Tensor, adversarial: Tensor) -> Tensor:
         """−log D(x) − log(1 − D(G(x_adv))), D being the sigmoid of the discriminator's output."""
@@ -87,55 +129,21 @@ class ApeGan(Defense[ApeGanConfig]):
         return -F.logsigmoid(real).mean() - F.logsigmoid(-fake).mean()
 
     def _generate(self, discriminator: nn.Module, clean: Tensor, adversarial: Tensor) -> Tensor:
-        """ξ1 · MSE(x, G(x_adv)) − ξ2 · log D(G(x_adv))."""
+        """ξ1 · MSE(x, G(x_adv)) − ξ2 · log D(G(x_adv)); the published code takes the root of the MSE."""
+        config = self.config
         restored = self.generator(adversarial)
         content = F.mse_loss(restored, clean)
+        if config.official_code:
+            content = (content * 4).sqrt()  # on the code's scale, [-1, 1]
         deception = -F.logsigmoid(discriminator(restored)).mean()
-        return self.config.mse_weight * content + self.config.adv_weight * deception
+        published = (0.9, 0.02) if config.official_code else (0.7, 0.3)
+        mse_weight = published[0] if config.mse_weight is None else config.mse_weight
+        adv_weight = published[1] if config.adv_weight is None else config.adv_weight
+        return mse_weight * content + adv_weight * deception
 
 
-def build_generator(channels: int) -> nn.Sequential:
-    """The generator of Table 6: 149,377 parameters for one channel, 151,683 for three."""
-    return nn.Sequential(
-        nn.Conv2d(channels, 64, 3, stride=2, padding=1),
-        nn.BatchNorm2d(64),
-        nn.LeakyReLU(0.2),
-        nn.Conv2d(64, 128, 3, stride=2, padding=1),
-        nn.BatchNorm2d(128),
-        nn.LeakyReLU(0.2),
-        nn.ConvTranspose2d(128, 64, 3, stride=2, padding=1, output_padding=1),
-        nn.BatchNorm2d(64),
-        nn.LeakyReLU(0.2),
-        nn.ConvTranspose2d(64, channels, 3, stride=2, padding=1, output_padding=1),
-        nn.Sigmoid(),
-    )
+class _ScaledTanh(nn.Module):
+    """Tanh, rescaled from [-1, 1] to [0, 1]."""
 
-
-def build_discriminator(image_shape: tuple[int, int, int]) -> nn.Sequential:
-    """The discriminator of Table 6 without its final sigmoid, which lives in the losses."""
-    channels, height, width = image_shape
-    features = 256 * (-(-height // 8)) * (-(-width // 8))
-    return nn.Sequential(
-        nn.Conv2d(channels, 64, 3, stride=2, padding=1),
-        nn.LeakyReLU(0.2),
-        nn.Conv2d(64, 128, 3, stride=2, padding=1),
-        nn.BatchNorm2d(128),
-        nn.LeakyReLU(0.2),
-        nn.Conv2d(128, 256, 3, stride=2, padding=1),
-        nn.BatchNorm2d(256),
-        nn.LeakyReLU(0.2),
-        nn.Flatten(),
-        nn.Linear(features, 1),
-    )
-
-
-def _fgsm(source: nn.Module, images: Tensor, labels: Tensor, eps: float) -> Tensor:
-    images = images.detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(F.cross_entropy(source(images), labels, reduction="sum"), images)
-    return (images.detach() + eps * gradient.sign()).clamp_(0, 1)
-
-
-def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.tanh() + 1) / 2

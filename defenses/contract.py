@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
@@ -25,12 +25,14 @@ class Defense(Plugin[ConfigT], nn.Module, ABC, Generic[ConfigT]):
         stochastic: Two calls may differ. All randomness must come from `noise`.
         inner_optimisation: `purify` runs an optimisation loop.
         control: A placebo, which claims nothing; the yardstick of the real defenses.
+        decides_label: It classifies the image on its way; see `purify_and_decide`.
         gate: How much clean error (a fraction) training may add before the row is marked
-            `purifier-not-trained`.
+            `purifier-not-trained`; `gates` has other figures for data sets by name.
 
     Args:
         config: The typed parameters.
         image_shape: (C, H, W) of the images.
+        num_classes: Number of classes.
 
     Raises:
         ValueError: The images are of a shape that the purifier cannot take.
@@ -40,11 +42,14 @@ class Defense(Plugin[ConfigT], nn.Module, ABC, Generic[ConfigT]):
     stochastic: ClassVar[bool] = False
     inner_optimisation: ClassVar[bool] = False
     control: ClassVar[bool] = False
+    decides_label: ClassVar[bool] = False
     gate: ClassVar[float] = 0.05
+    gates: ClassVar[Mapping[str, float]] = {}
 
-    def __init__(self, config: ConfigT, image_shape: tuple[int, int, int]) -> None:
+    def __init__(self, config: ConfigT, image_shape: tuple[int, int, int], num_classes: int) -> None:
         super().__init__(config)
         self.image_shape = image_shape
+        self.num_classes = num_classes
 
     def fit(self, data: TrainingData, source: nn.Module, generator: torch.Generator) -> None:
         """Train the weights in place; only called when `trainable`.
@@ -61,6 +66,28 @@ class Defense(Plugin[ConfigT], nn.Module, ABC, Generic[ConfigT]):
     @abstractmethod
     def purify(self, x: Tensor, noise: Noise) -> Tensor:
         """Purified images of the shape of `x`, float32 in [0, 1]; must not change `x` in place."""
+
+    def purify_and_decide(self, x: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        """What `purify` gives, and the defense's own label of each image (B,), int64.
+
+        Only called where `decides_label`; `purify(x, noise)` must give the same images.
+        """
+        raise NotImplementedError(f"{type(self).__name__} says that it decides labels but does not say how")
+
+    @classmethod
+    def in_attack(cls, config: ConfigT) -> ConfigT | None:
+        """A cheaper setting that attacks run, where the real one is too dear for each of their steps.
+
+        It may differ in `infer` fields only. What is found with it is judged by the real setting, and
+        the row is marked `cheap-surface`. None: attacks run the real one.
+        """
+        return None
+
+    def forget(self) -> None:
+        """Drop what earlier calls left behind; called before each attack.
+
+        Only the setting that `in_attack` gives may keep anything from one call to the next.
+        """
 
 
 DefenseT = TypeVar("DefenseT", bound=type[Defense[Any]])

@@ -23,8 +23,8 @@ class Jpeg(Defense[JpegConfig]):
 
     control = True
 
-    def __init__(self, config: JpegConfig, image_shape: tuple[int, int, int]) -> None:
-        super().__init__(config, image_shape)
+    def __init__(self, config: JpegConfig, image_shape: tuple[int, int, int], num_classes: int) -> None:
+        super().__init__(config, image_shape, num_classes)
         if image_shape[0] not in (1, 3):
             raise ValueError(f"jpeg takes 1 or 3 channels, got {image_shape[0]}")
 

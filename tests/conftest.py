@@ -15,11 +15,14 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 # A classifier whose answers are known by construction, and defenses with known faults.
 CONSTRUCTED = '''
+from typing import Literal
 import torch
+import torch.nn.functional as F
 from torch import nn
 from benchmark.datasets.contract import Dataset, TensorSplit, dataset
 from benchmark.datasets.digits import Digits
-from benchmark.plugin import Config, infer, param, train
+from benchmark.plugin import Config, infer, param, sweep, train
+from benchmark.training import Loop
 from attacks.contract import Attack, attack
 from defenses.contract import Defense, defense
 from targets.contract import Target, target
@@ -60,8 +63,8 @@ class Shift(Defense[ShiftConfig]):
 
     trainable = True
 
-    def __init__(self, config, image_shape):
-        super().__init__(config, image_shape)
+    def __init__(self, config, image_shape, num_classes):
+        super().__init__(config, image_shape, num_classes)
         self.amount = nn.Parameter(torch.zeros(1))
 
     def fit(self, data, source, generator):
@@ -177,6 +180,223 @@ class Diverges(Defense[Config]):
 
     def purify(self, x, noise):
         return x
+
+
+def one_step(optimizer, loss):
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+@defense("staged")
+class Staged(Defense[Config]):
+    """Trained in two stages, with all kinds of state: three optimizers, another module, running
+    statistics, dropout. It reports every step."""
+
+    trainable = True
+
+    def __init__(self, config, image_shape, num_classes):
+        super().__init__(config, image_shape, num_classes)
+        self.first = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.BatchNorm2d(2), nn.Dropout(0.3))
+        self.second = nn.Conv2d(2, 1, 3, padding=1)
+
+    def fit(self, data, source, generator):
+        critic = nn.Linear(784, 1).to(data.device)
+        adam = torch.optim.Adam(self.first.parameters(), lr=0.01)
+        momentum = torch.optim.SGD(critic.parameters(), lr=0.01, momentum=0.9)
+        kept = {"critic": critic, "adam": adam, "momentum": momentum}
+        loop = Loop(self, data, generator, batch_size=100, steps=7, **kept)
+        for images, labels in loop:
+            noisy = images + 0.1 * torch.randn_like(images)
+            scores = critic(self.first(noisy).mean(dim=1).flatten(1))
+            loss = (scores * (labels[:, None] > 4)).mean() + F.cross_entropy(source(noisy), labels)
+            adam.zero_grad()
+            one_step(momentum, loss)
+            adam.step()
+            self.report(loop.step, loop.steps, loss=loss.item())
+        adam = torch.optim.Adam(self.parameters(), lr=0.01)
+        loop = Loop(self, data, generator, batch_size=100, steps=5, stage=1, adam=adam)
+        for images, _ in loop:
+            loss = F.mse_loss(self.second(self.first(images)), images)
+            one_step(adam, loss)
+            self.report(10 + loop.step, 10 + loop.steps, loss=loss.item())
+
+    def purify(self, x, noise):
+        return self.second(self.first(x)).sigmoid()
+
+
+class FailsConfig(Config):
+    how: Literal["reports-nan", "weights-nan", "raises", "exits"] = train("reports-nan")
+
+
+@defense("fails-late")
+class FailsLate(Defense[FailsConfig]):
+    """Its training goes well for an epoch of three steps, and fails in the fifth step."""
+
+    trainable = True
+
+    def __init__(self, config, image_shape, num_classes):
+        super().__init__(config, image_shape, num_classes)
+        self.amount = nn.Parameter(torch.zeros(1))
+
+    def fit(self, data, source, generator):
+        for images, _ in (loop := Loop(self, data, generator, batch_size=60, steps=6)):
+            good = loop.step < 5
+            if self.config.how == "raises" and not good:
+                raise RuntimeError("out of training fluid")
+            if self.config.how == "exits" and not good:
+                raise SystemExit(3)
+            if self.config.how == "weights-nan" and not good:
+                self.amount.data.fill_(float("nan"))
+            if self.config.how == "reports-nan" and (not good or loop.step == 1):
+                # every tenth step and the last one are reported
+                loop.stop() if not good else None
+                loop.report(loss=0.5 if good else float("nan"))
+
+    def purify(self, x, noise):
+        return (x + self.amount).clamp(0, 1)
+
+
+class TunedConfig(Config):
+    presets = {"paper": {"epochs": 7, "rate": 0.5}}
+    per_dataset = {"digits": {"width": 3, "epochs": 4}}
+
+    preset: Literal["cpu", "paper"] = train("cpu")
+    epochs: int = train(1, ge=1)
+    width: int = train(1, ge=1)
+    rate: float = infer(0.25, ge=0)
+
+
+@defense("tuned")
+class Tuned(Defense[TunedConfig]):
+    def purify(self, x, noise):
+        return x * (1 - self.config.rate / 10)
+
+
+class DialConfig(Config):
+    level: float = sweep(0.5, ge=0, le=1)
+
+
+@defense("dial")
+class Dial(Defense[DialConfig]):
+    """Darkens the image."""
+
+    def purify(self, x, noise):
+        return x * self.config.level
+
+
+class DearConfig(Config):
+    width: int = train(1)
+    iterations: int = infer(4)
+    attack_iterations: int = infer(1)
+    spoilt: bool = infer(False)
+
+
+EVENTS = []
+
+
+@defense("dear")
+class Dear(Defense[DearConfig]):
+    """Attacks run one iteration instead of four; it writes down what it was asked for."""
+
+    @classmethod
+    def in_attack(cls, config):
+        changed = {"iterations": config.attack_iterations} | ({"width": 2} if config.spoilt else {})
+        return config.model_copy(update=changed)
+
+    def forget(self):
+        EVENTS.append("forget")
+
+    def purify(self, x, noise):
+        EVENTS.append(self.config.iterations)
+        return x * 0.95**self.config.iterations
+
+
+class DecidesConfig(Config):
+    how: Literal["well", "column", "list", "not-at-all"] = infer("well")
+
+
+def decided(x):
+    """A label that nearly every change of an image changes."""
+    return (x.flatten(1).double().sum(dim=1) * 10).long() % 10
+
+
+@defense("decides")
+class Decides(Defense[DecidesConfig]):
+    decides_label = True
+
+    def purify(self, x, noise):
+        return x * 0.9
+
+    def purify_and_decide(self, x, noise):
+        if self.config.how == "not-at-all":
+            return super().purify_and_decide(x, noise)
+        label = decided(x)
+        return x * 0.9, {"well": label, "column": label[:, None], "list": label.tolist()}[self.config.how]
+
+
+@defense("hard-task")
+class HardTask(Constant):
+    """Allowed to spoil everything, but not digits' dimmed cousins."""
+
+    gate = 0.05
+    gates = {"digits": 1.0}
+
+
+@defense("square-28")
+class Square28(Defense[Config]):
+    def __init__(self, config, image_shape, num_classes):
+        super().__init__(config, image_shape, num_classes)
+        if image_shape[1:] != (28, 28):
+            raise ValueError(f"square-28 takes 28×28 images, got {image_shape[1]}×{image_shape[2]}")
+
+    def purify(self, x, noise):
+        return x
+
+
+@target("eleven")
+class Eleven(NearestMean):
+    """One score too many."""
+
+    def fit(self, data, generator):
+        for _ in Loop(self, data, generator, batch_size=300, steps=3):
+            pass
+        super().fit(data, generator)
+
+    def forward(self, x):
+        return F.pad(super().forward(x), (0, 1), value=-1e3)
+
+
+@dataset("taught-by-eleven")
+class TaughtByEleven(Digits):
+    source = "eleven"
+
+
+@dataset("few-digits")
+class FewDigits(Digits):
+    """Digits with 200 training images."""
+
+    source = "nearest-mean"
+    validation_size = 100
+
+    def load_train(self):
+        return super().load_train().subset(torch.arange(300))
+
+
+@dataset("framed")
+class Framed(Digits):
+    """Digits with a frame of one pixel."""
+
+    image_shape = (1, 30, 30)
+    source = "nearest-mean"
+
+    def load_train(self):
+        split = super().load_train()
+        return TensorSplit(F.pad(split.images, (1, 1, 1, 1)), split.labels)
+
+    def load_test(self):
+        split = super().load_test()
+        return TensorSplit(F.pad(split.images, (1, 1, 1, 1)), split.labels)
 
 
 @dataset("dimmed")

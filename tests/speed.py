@@ -1,4 +1,4 @@
-"""`make speed`: ratios against a bare loop and a straightforward script, and peak memory. Asserts nothing.
+"""`make speed`: ratios against a bare loop and a script, peak memory, the purifiers' times. Asserts nothing.
 
 Each ratio compares two measurements of the same process, taken in turn; medians are shown.
 """
@@ -18,6 +18,7 @@ from statistics import median
 import numpy as np
 import torch
 import torch.nn.functional as F
+from tabulate import tabulate
 from torch import Tensor, nn
 
 from attacks.contract import Attack
@@ -25,6 +26,8 @@ from attacks.fgsm import Fgsm, FgsmConfig
 from attacks.pgd import Pgd, PgdConfig
 from benchmark.display import Silent
 from benchmark.noise import Noise
+from benchmark.purifier import PurifierModule
+from benchmark.registry import default_registry
 from benchmark.runs import Prepared, prepare, run_prepared
 from benchmark.threats.surfaces import BpdaIdentitySurface, MeteredSurface
 from targets.mnist_cnn import MnistC, MnistCnnConfig
@@ -36,7 +39,12 @@ STEPS = 40
 
 def main() -> None:
     """Measure everything, or what is named on the command line."""
-    parts: dict[str, Callable[[], None]] = {"loop": loop, "grid": grid, "memory": memory}
+    parts: dict[str, Callable[[], None]] = {
+        "loop": loop,
+        "grid": grid,
+        "memory": memory,
+        "purifiers": purifiers,
+    }
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("part", nargs="*", default=list(parts), choices=[*parts, []])
     print(f"{os.cpu_count()} CPU cores, {torch.get_num_threads()} torch threads, torch {torch.__version__}")
@@ -187,6 +195,35 @@ def memory() -> None:
         f"peak memory: {peaks[1000]:.0f} MB with n 1,000, {peaks[10_000]:.0f} MB with n 10,000, "
         f"ratio {peaks[10_000] / peaks[1000]:.3f}"
     )
+
+
+def purifiers() -> None:
+    """Milliseconds per image of every purifier on 28×28 images; weights, being untrained, do not matter."""
+    registry = default_registry()
+    rows = []
+    for name in registry.names("defense"):
+        plugin = registry.get("defense", name).load()
+        module = PurifierModule([plugin(plugin.config_type()(), (1, 28, 28), 10)])
+        rows.append([name, *(_per_image(module, batch) for batch in (1, 256))])
+    print(tabulate(rows, ["defense", "ms, batch 1", "ms, batch 256"], tablefmt="github", floatfmt=".2f"))
+    alone = {row[0]: row[1:] for row in rows}
+    for column, batch in enumerate((1, 256)):
+        ratio = alone["defense-gan"][column] / alone["puvae"][column]
+        print(f"batch {batch}: defense-gan takes {ratio:.0f} × as long as puvae")
+
+
+def _per_image(module: PurifierModule, batch: int) -> float:
+    """Milliseconds, the median of five runs after a first one; of one run where it takes long."""
+    x = torch.rand(batch, 1, 28, 28)
+
+    def run() -> None:
+        module.noise = Noise(0, range(batch))
+        with torch.no_grad():
+            module(x)
+
+    first = timed(run)
+    seconds = first if first > 10 else median(timed(run) for _ in range(5))
+    return 1000 * seconds / batch
 
 
 def _peak(root: Path, n: int) -> float:

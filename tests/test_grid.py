@@ -324,9 +324,9 @@ def test_a_good_grid_is_read_as_written(tmp_path: Path, registry: Registry) -> N
     assert grid.name == "good"
     assert [(c.entry.name, c.n) for c in block.datasets] == [("digits", 100)]
     assert [c.entry.name for c in block.targets] == ["mnist-b"]
-    assert [(c.entry.name, c.config.model_dump()) for c in block.defenses] == [
-        ("identity", {}),
-        ("median", {"size": 3}),
+    assert [[(c.entry.name, c.config.model_dump()) for c in d.parts] for d in block.defenses] == [
+        [("identity", {})],
+        [("median", {"size": 3})],
     ]
     (attack,) = block.attacks
     assert attack.plugin.name == "pgd"
@@ -340,7 +340,7 @@ def test_a_good_grid_is_read_as_written(tmp_path: Path, registry: Registry) -> N
     }
     assert [(t.name, dict(t.config)) for t in block.threats] == [
         ("black-box", {"judge": "one"}),
-        ("white-box", {"judge": "one", "preset": "fast"}),
+        ("white-box", {"judge": "one", "preset": "fast", "eot": 10}),
     ]
     assert block.seeds == {"target": (0,), "defense": (0,), "attack": (0,)}
 
@@ -387,9 +387,9 @@ def test_seeds_may_differ_by_kind_and_count_once(registry: Registry) -> None:
 def test_blocks_are_products_of_their_own(registry: Registry) -> None:
     blocks = [_mapping(), _mapping(defenses=["median", "jpeg"], seeds=[5])]
     grid = load_grid({"name": "two", "blocks": blocks}, registry)
-    assert [[c.entry.name for c in block.defenses] for block in grid.blocks] == [
-        ["identity"],
-        ["median", "jpeg"],
+    assert [[[c.entry.name for c in d.parts] for d in block.defenses] for block in grid.blocks] == [
+        [["identity"]],
+        [["median"], ["jpeg"]],
     ]
     assert [block.seeds["target"] for block in grid.blocks] == [(0,), (5,)]
 

@@ -14,6 +14,7 @@ from benchmark.tasks import (
     Craft,
     DatasetRef,
     DefenseRef,
+    Part,
     PluginRef,
     Probe,
     Protocol,
@@ -62,7 +63,7 @@ def _training(defense: DefenseRef = DEFENSE, **changes: Any) -> TrainDefense:
 
 
 def _purifier(defense: DefenseRef = DEFENSE, **changes: Any) -> Purifier:
-    return replace(Purifier(defense, _training(defense), None), **changes)
+    return Purifier((replace(Part(defense, _training(defense), None), **changes),))
 
 
 def _craft(form: str = "target", defense: DefenseRef = DEFENSE, **changes: Any) -> Craft:
@@ -86,6 +87,7 @@ def _score(**changes: Any) -> Score:
         candidates=(Candidate("target-only", craft, _purify(images=craft)),),
         baseline=craft,
         clean=_purify(),
+        clean_judged=_purify(),
     )
     return replace(score, **changes)
 
@@ -137,26 +139,30 @@ def test_seeds_fit_all_generators_and_differ() -> None:
 GOLDEN: dict[str, tuple[Any, str]] = {
     "target": (_target(), "4d7511b3bdff5e6d4c049492aa021b6e43de0643c70339a1c1e0b9633e12ce4b"),
     "training": (_training(), "67a1f1900952a00ec7e00a1d3d0b16767bf4f143e365a2af2a20c6fd9e347c86"),
-    "purifier": (_purifier(), "59f10ab57803ab01494ea14d0be448423d0a997c2ec4a168bf929634457c29bd"),
+    "purifier": (_purifier(), "e33f89f30992289541dd320b56b3a3788747b47c58977d81c794b3098f753da7"),
     "surface": (
         _craft("pipeline").surface,
-        "bcd79c159583bba8fc567a9f78d7ff54622f670aeba69bc94056b907d36aa54e",
+        "02e6b5ef96fe1bc18e5ea9a9953a053f0cbcfe78c4d11f72efb2db7fde8137ba",
     ),
     "probe": (
         Probe(PROTOCOL, _craft("pipeline").surface, FIRST),
-        "34502a1a78181d142fb69411f2b4453a02bd3ccddea757ed505a59b745ce7235",
+        "502aa6a71b4096b12b8a1d2adf1bdbfef9f6b0273eeda933a45e2f463af111a8",
     ),
-    "craft on the target": (_craft(), "0e20bfc5b890bead6784a577634e95dbbe05f32e5fc8037901b056aea9029b98"),
+    "craft on the target": (_craft(), "03134044258bb39f4576ab26227245ed98a48d324c9febd1bc420a9e61a9dc02"),
     "craft on the pipeline": (
         _craft("pipeline", seed=3, start=_craft(seed=3)),
-        "9ab7c5618a646657ab315ead9c989364c19d5a2aed8392a7a2270100ed24c84e",
+        "11e5893871f2619ea23cbd68f46aad8aff44020c96eec244e407fdb4272b10e7",
     ),
-    "purify clean": (_purify(), "e2f1b3987dae274870891bf30c99a6eebd3f8bbdd59480884ca1c3de49d16540"),
+    "purify clean": (_purify(), "c4296c386d93471da1d95d110ff4a9f2993ea0a351e5612ddffcc673c2938ec2"),
+    "purify clean, to judge": (
+        _purify(draw="judge"),
+        "9e64a49a9d3429b91e6cb92394fd92a97d00dffac62868672730002c479555a5",
+    ),
     "purify images": (
         _purify(images=_craft()),
-        "ffd29841b0e9c38c1dfc7c0ac2217ae8097f8efabbfab6ba35b935c085fc0233",
+        "02368d9b716b66438e0c6860b2513a0150900da7fa37a5a57645f45c36855214",
     ),
-    "score": (_score(), "1f66c7a1fa483ea5028b54f00f10b439125b47617d0ba779fef67ee7adc8de22"),
+    "score": (_score(), "e712222b0c9a7900289728467a14b4283c24fdbb98b9aa083c6f1c2ccd55b275"),
 }
 
 
@@ -191,6 +197,26 @@ def test_new_weights_are_purified_with_anew() -> None:
     for training in (_training(seed=1), _training(source=_target())):
         assert training.key != _training().key
         assert _purify(purifier=_purifier(training=training)).key != _purify().key
+
+
+def test_another_draw_or_another_number_of_them_is_another_result() -> None:
+    assert _purify(draw="judge").key != _purify().key
+    surface = _craft("pipeline").surface
+    assert replace(surface, draws=10).key != surface.key
+    assert _craft(surface=replace(surface, draws=10)).key != _craft("pipeline").key
+
+
+def test_the_order_and_the_seeds_of_the_parts_are_in_the_key() -> None:
+    first, second = Part(DEFENSE, _training()), Part(replace(DEFENSE, name="other"), None, 3)
+    chains = [(first,), (second,), (first, second), (second, first), (first, replace(second, seed=4))]
+    assert len({Purifier(parts).key for parts in chains}) == len(chains)
+
+
+def test_a_cheaper_setting_for_attacks_changes_what_they_run_and_not_what_judges() -> None:
+    cheaper = replace(DEFENSE, in_attack={"width": 8, "strength": 0.1})
+    assert _purifier(cheaper).key == _purifier().key
+    assert _purifier(cheaper).in_attack.key == _purifier(_with(DEFENSE, strength=0.1)).key
+    assert _purifier().in_attack.key == _purifier().key
 
 
 def test_facts_that_change_no_result_change_no_key() -> None:
@@ -265,10 +291,23 @@ def test_the_noise_of_an_attack_is_another_for_each_seed_surface_and_start() -> 
         _score(candidates=()),
         _score(baseline=_craft(seed=1)),
         _score(clean=_purify(shard=SECOND)),
+        _score(clean_judged=_purify(draw="judge")),
         _score(candidates=(Candidate("exact", _craft(), _purify(images=_craft())),)),
         _score(candidates=(Candidate("target-only", None, _purify()),)),
     ],
-    ids=["target", "purifier", "ball", "shard", "judge", "no route", "baseline", "clean", "route", "images"],
+    ids=[
+        "target",
+        "purifier",
+        "ball",
+        "shard",
+        "judge",
+        "no route",
+        "baseline",
+        "clean",
+        "clean judged",
+        "route",
+        "images",
+    ],
 )
 def test_an_outcome_depends_on_all_that_it_is_judged_from(changed: Score) -> None:
     assert changed.key != _score().key

@@ -13,7 +13,7 @@ import pytest
 from benchmark.leaderboard import Leaderboard
 from benchmark.plan import Cell, ChosenAttack, ChosenDefense, Product, SizedDataset, ThreatRef, make_plan
 from benchmark.records import COLUMNS, Result
-from benchmark.tasks import AttackRef, DatasetRef, DefenseRef, PluginRef, Protocol
+from benchmark.tasks import AttackRef, DatasetRef, DefenseRef, PluginRef, Protocol, Purifier
 from benchmark.threats import THREATS
 
 N = 100
@@ -36,7 +36,7 @@ def cells(*attacks: AttackRef, defenses: tuple[str, ...] = ("mine", "placebo"), 
     product = Product(
         datasets=(SizedDataset(DatasetRef("data", {}, "", images="0", test_size=N), N),),
         targets=(PluginRef("net", {}, ""),),
-        defenses=tuple(map(ChosenDefense, refs)),
+        defenses=tuple(ChosenDefense({"data": (ref,)}) for ref in refs),
         attacks=tuple(map(ChosenAttack, attacks)),
         threats=tuple(ThreatRef(name, threat.config_type().model_dump()) for name, threat in THREATS.items()),
         target_seeds=(0,),
@@ -73,7 +73,7 @@ def board(cases: list[tuple[Cell, Result]], threat: str = "white-box") -> pd.Dat
 
 
 def of(cell: Cell, defense: str, attack_name: str, threat: str) -> bool:
-    return (cell.purifier.defense.name, cell.attack.name, cell.threat.name) == (defense, attack_name, threat)
+    return (cell.purifier.name, cell.attack.name, cell.threat.name) == (defense, attack_name, threat)
 
 
 def test_the_worst_case_is_taken_per_image_and_not_as_a_mean_or_a_maximum() -> None:
@@ -124,8 +124,7 @@ def test_a_failed_attack_takes_the_rank_away() -> None:
 
 def test_a_doubt_takes_the_rank_away_but_keeps_the_successes() -> None:
     cases = [
-        (c, result(c, {0, 1}, flags="zero-gradient" if c.purifier.defense.name == "mine" else ""))
-        for c in cells(PGD)
+        (c, result(c, {0, 1}, flags="zero-gradient" if c.purifier.name == "mine" else "")) for c in cells(PGD)
     ]
     rows = board(cases)
     assert pd.isna(rows.loc["mine", "rank"])
@@ -141,9 +140,7 @@ def test_a_row_that_claims_nothing_has_nothing_to_withhold() -> None:
 
 @pytest.mark.parametrize(("errors", "below"), [(set(), False), (set(range(28)), True)])
 def test_a_defense_must_beat_the_controls_significantly(errors: set[int], below: bool) -> None:
-    cases = [
-        (c, result(c, errors if c.purifier.defense.name == "mine" else set(range(30)))) for c in cells(PGD)
-    ]
+    cases = [(c, result(c, errors if c.purifier.name == "mine" else set(range(30)))) for c in cells(PGD)]
     assert ("below-control" in board(cases).loc["mine", "flags"]) == below
 
 
@@ -155,15 +152,13 @@ def test_without_controls_the_check_stands_as_unchecked() -> None:
 
 def test_ties_share_a_rank() -> None:
     wrong = {"a": {1}, "b": {2}, "placebo": {1, 2}}
-    rows = board(
-        [(c, result(c, wrong[c.purifier.defense.name])) for c in cells(PGD, defenses=("a", "b", "placebo"))]
-    )
+    rows = board([(c, result(c, wrong[c.purifier.name])) for c in cells(PGD, defenses=("a", "b", "placebo"))])
     assert rows["rank"].to_dict() == {"a": 1, "b": 1, "placebo": 3}
 
 
 def test_the_worst_case_never_mixes_seeds() -> None:
     cases = [
-        (c, result(c, set(range(10)) if c.defense_seed == 0 else set(range(50, 60))))
+        (c, result(c, set(range(10)) if c.purifier.seed == 0 else set(range(50, 60))))
         for c in cells(PGD, defenses=("mine",), seeds=(0, 1))
     ]
     rows = board(cases)
@@ -173,8 +168,7 @@ def test_the_worst_case_never_mixes_seeds() -> None:
 
 def test_a_control_that_cannot_be_compared_leaves_the_check_undone() -> None:
     cases = [
-        (c, result(c, set(), status="failed" if c.purifier.defense.name == "placebo" else "ok"))
-        for c in cells(PGD)
+        (c, result(c, set(), status="failed" if c.purifier.name == "placebo" else "ok")) for c in cells(PGD)
     ]
     assert board(cases).loc["mine", "flags"] == "unchecked:below-control"
 
@@ -191,8 +185,9 @@ def test_a_random_defense_is_judged_on_one_image_and_not_on_the_luckiest_of_many
 
 
 def made_random(cell: Cell) -> Cell:
-    defense = replace(cell.purifier.defense, stochastic=True)
-    return replace(cell, purifier=replace(cell.purifier, defense=defense))
+    (part,) = cell.purifier.parts
+    part = replace(part, defense=replace(part.defense, stochastic=True))
+    return replace(cell, purifier=Purifier((part,)))
 
 
 def test_the_file_has_every_column(small_run, tmp_path: Path) -> None:

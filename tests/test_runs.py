@@ -144,7 +144,7 @@ def test_the_meter_counts_what_pgd_asks_for(constructed: Path, tmp_path: Path) -
         ("raises", "out of purifier fluid (constructed.py:"),
         ("exits", "raised SystemExit"),
         ("hidden-randomness", "is random but does not declare"),
-        ("diverges", "loss is nan at step 3"),
+        ("diverges", "loss is nan in step 3 of 10"),
     ],
 )
 def test_a_faulty_defense_fails_its_own_cells_and_no_others(
@@ -188,7 +188,10 @@ def test_an_entry_may_keep_the_default_source_where_the_grid_says_target(
     defenses = ["shift", {"name": "shift", "source": "default"}]
     grid = GRID | {"defenses": defenses}
     prepared = prepare(grid, Silent(), store=str(tmp_path), plugins=[constructed])
-    assert {cell.source_is_target for cell in prepared.plan.cells} == {True, False}
+    configs = {cell.identity["defense_config"] for cell in prepared.plan.cells}
+    assert {'"source":"target"' in config for config in configs} == {True, False}
+    roles = {cell.purifier.parts[0].training.source.role for cell in prepared.plan.cells}
+    assert roles == {"target", "source"}
 
 
 def test_a_lost_intermediate_result_is_not_needed_again(constructed: Path, tmp_path: Path) -> None:

@@ -301,6 +301,28 @@ def test_a_folder_without_write_permission_is_the_users_mistake(tmp_path: Path) 
         Store(str(place))
 
 
+def test_replacing_leaves_the_new_tensors_alone(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    for value, seconds in ((0.1, 1), (0.2, 2), (0.2, 3)):
+        store.replace_tensors(ADDRESS, _tensors(value), {"seconds": seconds})
+        found = store.get_tensors(ADDRESS)
+        assert found is not None
+        assert torch.equal(found["images"], _tensors(value)["images"])
+        assert store.meta(ADDRESS) == {"seconds": seconds}
+        assert len(list((tmp_path / "craft" / "fgsm").iterdir())) == 2  # one payload, one entry
+
+
+def test_removing_takes_everything_away_and_nothing_else(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    store.put_tensors(ADDRESS, _tensors(), {})
+    store.put_tensors(OTHER, _tensors(0.1), {})
+    store.remove(ADDRESS)
+    assert not list(tmp_path.rglob(f"{ADDRESS.key}*"))
+    assert store.get_tensors(ADDRESS) is None
+    assert store.get_tensors(OTHER) is not None
+    store.remove(ADDRESS)  # what is not there is gone already
+
+
 def test_the_store_works_on_other_file_systems() -> None:
     url = f"memory://{ADDRESS.key}/store"
     warnings: list[str] = []

@@ -79,6 +79,10 @@ class TrainingData:
     num_classes: int
     device: torch.device
 
+    def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """The training (images, labels) at `indices`."""
+        return self.train.take(indices).to(self.device), self.train.labels[indices].to(self.device)
+
     def batches(self, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         """One epoch of shuffled (images, labels); a last smaller batch is left out when others exist."""
         order = torch.randperm(len(self.train), generator=generator)

@@ -30,12 +30,18 @@ class Setting:
     attack: AttackRef
     attack_seed: int | None
     shard: Shard
+    eot: int = 1
+
+    def surface(self, form: str) -> SurfaceSpec:
+        """The surface of that form, as attacks run it; "target" leaves the defense out."""
+        if form == "target":
+            return SurfaceSpec(form, self.target)
+        draws = self.eot if self.purifier.stochastic else None
+        return SurfaceSpec(form, self.target, self.purifier.in_attack, draws)
 
     def craft(self, form: str, start: Craft | None = None) -> Craft:
-        """The attack on a surface of that form; "target" leaves the defense out."""
-        purifier = None if form == "target" else self.purifier
-        surface = SurfaceSpec(form, self.target, purifier)
-        return Craft(self.protocol, self.attack, surface, self.shard, self.attack_seed, start)
+        """The attack on the surface of that form."""
+        return Craft(self.protocol, self.attack, self.surface(form), self.shard, self.attack_seed, start)
 
     def candidate(self, route: str, craft: Craft | None) -> Candidate:
         return Candidate(route, craft, Purify(self.protocol, self.purifier, self.shard, craft))
@@ -63,7 +69,7 @@ class Threat(ABC):
     starts_from_target_only: ClassVar[bool] = False
     """Whether attacks that can begin elsewhere also begin at the target-only image."""
     images_made_on_target: ClassVar[bool]
-    """Whether `recovered` (right again after the defense) means anything."""
+    """Whether the defense has no part in the images, so that `recovered` (right again) means anything."""
 
     @classmethod
     def refuses(cls, attack: AttackRef) -> str | None:

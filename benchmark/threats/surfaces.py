@@ -14,9 +14,6 @@ from torch import Tensor, nn
 from attacks.contract import Surface
 from benchmark.purifier import PurifierModule
 
-EOT_DRAWS = 10
-"""Draws of a random purifier averaged at each step of an attack (Athalye et al. 2018)."""
-
 
 @dataclass
 class Meter:
@@ -67,21 +64,27 @@ class PipelineSurface(MeteredSurface):
     """The pipeline with the exact gradient."""
 
     def __init__(
-        self, target: nn.Module, purifier: PurifierModule, num_classes: int, image_shape: tuple[int, int, int]
+        self,
+        target: nn.Module,
+        purifier: PurifierModule,
+        draws: int,
+        num_classes: int,
+        image_shape: tuple[int, int, int],
     ) -> None:
         super().__init__(target, num_classes, image_shape)
         self.purifier = purifier
+        self.draws = draws
 
     def prepare(self, x: Tensor) -> Tensor:
         self.meter.purifies += len(x)
         return self.purifier(x)  # type: ignore[no-any-return]
 
     def scores(self, x: Tensor) -> Tensor:
-        """The mean logits over draws of a random purifier: expectation over transformation."""
-        if not self.purifier.defense.stochastic:
+        """The mean logits over draws of a random purifier: EOT of Athalye et al. 2018."""
+        if not self.purifier.stochastic or self.draws == 1:
             return super().scores(x)
-        repeated = super().scores(x.repeat_interleave(EOT_DRAWS, dim=0))
-        return repeated.reshape(len(x), EOT_DRAWS, -1).mean(dim=1)
+        repeated = super().scores(x.repeat_interleave(self.draws, dim=0))
+        return repeated.reshape(len(x), self.draws, -1).mean(dim=1)
 
 
 class BpdaIdentitySurface(PipelineSurface):
@@ -107,10 +110,11 @@ def build_surface(
     form: str,
     target: nn.Module,
     purifier: PurifierModule | None,
+    draws: int | None,
     num_classes: int,
     image_shape: tuple[int, int, int],
 ) -> MeteredSurface:
-    """The surface of a form that a threat asked for.
+    """The surface of a form that a threat asked for; `draws` of a random purifier are averaged.
 
     Raises:
         ValueError: No such form, or it needs a purifier and there is none.
@@ -120,4 +124,4 @@ def build_surface(
     forms = {"pipeline": PipelineSurface, "pipeline-bpda-identity": BpdaIdentitySurface}
     if form not in forms or purifier is None:
         raise ValueError(f"no surface of form {form!r} (purifier: {purifier is not None})")
-    return forms[form](target, purifier, num_classes, image_shape)
+    return forms[form](target, purifier, draws or 1, num_classes, image_shape)

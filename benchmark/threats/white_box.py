@@ -11,9 +11,13 @@ from benchmark.threats.contract import Setting, Threat, ThreatConfig
 
 
 class WhiteBoxConfig(ThreatConfig):
-    """`preset`: how much effort goes into each attack; `fast` runs it as configured."""
+    """`preset`: how much effort goes into each attack; `fast` runs it as configured.
+
+    `eot`: draws of a random defense averaged at each step of an attack (Athalye et al. 2018).
+    """
 
     preset: Literal["fast"] = param("fast")
+    eot: int = param(10, ge=1)
 
 
 class WhiteBox(Threat):

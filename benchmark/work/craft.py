@@ -73,8 +73,14 @@ def _surface(spec: SurfaceSpec, shard: Shard, workshop: Workshop, seed: int) -> 
     if spec.purifier is not None:
         purifier = workshop.purifier(spec.purifier, shard.dataset)
         purifier.noise = StreamNoise(seed)
+        purifier.forget()
     surface = build_surface(
-        spec.form, workshop.target(spec.target), purifier, len(dataset.class_names), dataset.image_shape
+        spec.form,
+        workshop.target(spec.target),
+        purifier,
+        spec.draws,
+        len(dataset.class_names),
+        dataset.image_shape,
     )
     return surface.eval()
 

@@ -35,27 +35,31 @@ def purify(task: Purify, workshop: Workshop) -> None:
     purifier = workshop.purifier(task.purifier, task.shard.dataset)
     seed = _purify_seed(task)
     with Stopwatch(workshop.device) as watch:
-        purified = _draw(purifier, images, seed, task.shard)
-    if task.images is None and not task.purifier.defense.stochastic:
+        purified, decided = _draw(purifier, images, seed, task.shard)
+    if task.images is None and not task.purifier.stochastic:
         # Judged on one draw and attacked without expectation, hidden randomness reads as robustness.
-        again = _draw(purifier, images, seed + 1, task.shard)
+        again, _ = _draw(purifier, images, seed + 1, task.shard)
         if (again - purified).abs().max().item() > _SAME:
             raise PluginError(f"defense {task.label} is random but does not declare `stochastic = True`")
     meta = {"seconds": watch.seconds, "images": len(images), "task": task.content()}
-    workshop.store.put_tensors(address(task), {"images": purified}, meta)
+    tensors = {"images": purified} | ({} if decided is None else {"decided": decided})
+    workshop.store.put_tensors(address(task), tensors, meta)
 
 
-def _draw(purifier: PurifierModule, images: Tensor, seed: int, shard: Shard) -> Tensor:
-    """One purification; the same for the same seed, whatever generator the defense draws from."""
+def _draw(purifier: PurifierModule, images: Tensor, seed: int, shard: Shard) -> tuple[Tensor, Tensor | None]:
+    """One purification, and the defense's own labels where it decides any.
+
+    The same for the same seed, whatever generator the defense draws from.
+    """
     purifier.noise = Noise(seed, shard.indices)
     with torch.no_grad(), seeded(seed):
-        return purifier(images)  # type: ignore[no-any-return]
+        return purifier.purify_and_decide(images)
 
 
 def _purify_seed(task: Purify) -> int:
     """The same for every shard: noise is indexed by image."""
     images = task.images.noise_seed if task.images else "clean"
-    return seed_from("purify", task.purifier.key, images)
+    return seed_from("purify", task.purifier.key, images, task.draw)
 
 
 def score(task: Score, workshop: Workshop) -> None:
@@ -66,28 +70,29 @@ def score(task: Score, workshop: Workshop) -> None:
     with torch.no_grad():
         chosen = _choose(task, workshop, target, clean, labels)
         purified_clean = workshop.tensors(task.clean)["images"].to(clean.device)
-        judged, judged_clean = chosen.purified, purified_clean
-        if task.purifier.defense.stochastic:
+        judged, decided = chosen.purified, chosen.decided
+        if task.purifier.stochastic:
             # Chosen on one draw, judged on another: the luckiest of several draws is not an error.
-            judged = _fresh(task, purifier, chosen.images, "judge")
-            judged_clean = _fresh(task, purifier, clean, "judge-clean")
+            judged, decided = _fresh(task, purifier, chosen.images, "judge")
         rounded = (chosen.images * 255).round() / 255
         columns = _images(task, labels) | {
             "route": chosen.routes,
             "margin": chosen.margins,
             "target_clean": target(clean).argmax(dim=1),
-            "clean": target(judged_clean).argmax(dim=1),
+            "clean": target(workshop.tensors(task.clean_judged)["images"].to(clean.device)).argmax(dim=1),
             "clean_margin": margin(target(purified_clean), labels),
             "baseline": target(workshop.images(task.baseline, task.shard)).argmax(dim=1),
             "target_adversarial": target(chosen.images).argmax(dim=1),
             "adversarial": target(judged).argmax(dim=1),
-            "adversarial_8bit": target(_fresh(task, purifier, rounded, "8bit")).argmax(dim=1),
+            "adversarial_8bit": target(_fresh(task, purifier, rounded, "8bit")[0]).argmax(dim=1),
             **metrics.norms(chosen.images, clean),
             "psnr_adv": metrics.psnr(chosen.images, clean),
             "ssim_adv": metrics.ssim(chosen.images, clean),
             "psnr": metrics.psnr(judged, clean),
             "ssim": metrics.ssim(judged, clean),
         }
+        if decided is not None:
+            columns["decided"] = decided
         if len(workshop.dataset(task.shard.dataset).class_names) >= 100:
             top5 = target(judged).topk(5, dim=1).indices
             columns["in_top5"] = (top5 == labels[:, None]).any(dim=1)
@@ -114,6 +119,7 @@ class _Chosen:
 
     images: Tensor
     purified: Tensor
+    decided: Tensor | None
     routes: list[str]
     margins: Tensor
 
@@ -123,11 +129,13 @@ def _choose(
 ) -> _Chosen:
     """Each image's worst candidate: the one on which the pipeline's margin for the truth is smallest."""
     nothing = torch.full((len(clean),), float("-inf"), device=clean.device)
-    chosen = _Chosen(clean.clone(), clean.clone(), [""] * len(clean), nothing)
+    decided = torch.zeros_like(labels) if task.purifier.decides_label else None
+    chosen = _Chosen(clean.clone(), clean.clone(), decided, [""] * len(clean), nothing)
     for candidate in task.candidates:
         images = workshop.images(candidate.craft, task.shard)
         _check_ball(task, candidate, images, clean)
-        purified = workshop.tensors(candidate.purify)["images"].to(clean.device)
+        drawn = workshop.tensors(candidate.purify)
+        purified = drawn["images"].to(clean.device)
         logits = target(purified)
         if not torch.isfinite(logits).all():
             raise PluginError(f"target {task.target.label} returned logits that are not finite")
@@ -137,6 +145,8 @@ def _choose(
         mask = better[:, None, None, None]
         chosen.images = torch.where(mask, images, chosen.images)
         chosen.purified = torch.where(mask, purified, chosen.purified)
+        if chosen.decided is not None:
+            chosen.decided = torch.where(better, drawn["decided"].to(clean.device), chosen.decided)
         chosen.routes = [
             candidate.route if new else old for new, old in zip(better.tolist(), chosen.routes, strict=True)
         ]
@@ -164,7 +174,9 @@ def _check_ball(task: Score, candidate: Candidate, images: Tensor, clean: Tensor
         )
 
 
-def _fresh(task: Score, purifier: PurifierModule, images: Tensor, purpose: str) -> Tensor:
+def _fresh(
+    task: Score, purifier: PurifierModule, images: Tensor, purpose: str
+) -> tuple[Tensor, Tensor | None]:
     seed = seed_from(purpose, task.purifier.key, task.attack.content)
     return _draw(purifier, images, seed, task.shard)
 

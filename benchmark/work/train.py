@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from benchmark.datasets.contract import TrainingData
 from benchmark.errors import PluginError
 from benchmark.keys import seed_from
 from benchmark.plugin import Plugin
+from benchmark.store import Address, Store
 from benchmark.tasks import TrainDefense, TrainTarget
 from benchmark.work.seeding import seeded
 from benchmark.work.workshop import Stopwatch, Workshop, address
@@ -22,49 +26,111 @@ def train_target(task: TrainTarget, workshop: Workshop) -> None:
     data = workshop.training_data(task.dataset)
     with seeded(seed_from("init", task.key)), Stopwatch(workshop.device) as watch:
         model = workshop.new_target(task).to(workshop.device).train()
-        _listen(model, task, workshop)
-        model.fit(data, _generator(task))
-    model.eval()
+        checkpoints = _attend(model, task, workshop)
+        with checkpoints:
+            model.fit(data, _generator(task))
+            model.eval()
+            _check_classes(model, task, data)
+            _check_weights(model, task)
     wrong = total = 0
     with torch.no_grad():
         for images, labels in data.validation_batches(task.protocol.shard_size):
             wrong += int((model(images).argmax(dim=1) != labels).sum())
             total += len(labels)
-    _save(model, task, workshop, {"seconds": watch.seconds, "validation_error": wrong / max(1, total)})
+    meta = {"seconds": checkpoints.seconds + watch.seconds, "validation_error": wrong / max(1, total)}
+    _save(model, task, workshop, meta)
+    checkpoints.remove()
 
 
 def train_defense(task: TrainDefense, workshop: Workshop) -> None:
     """Train a purifier with its source classifier and store its weights."""
     data = workshop.training_data(task.dataset)
     source = copy.deepcopy(workshop.target(task.source))  # what fit() does to it reaches nobody else
+    _check_classes(source, task.source, data)
     with seeded(seed_from("init", task.key)), Stopwatch(workshop.device) as watch:
         defense = workshop.new_defense(task.defense, task.dataset).to(workshop.device).train()
-        _listen(defense, task, workshop)
-        defense.fit(data, source, _generator(task))
-    _save(defense, task, workshop, {"seconds": watch.seconds})
+        checkpoints = _attend(defense, task, workshop)
+        with checkpoints:
+            defense.fit(data, source, _generator(task))
+            _check_weights(defense, task)
+    _save(defense, task, workshop, {"seconds": checkpoints.seconds + watch.seconds})
+    checkpoints.remove()
+
+
+class _StoredCheckpoints:
+    """The state of a training that is not at its end, in the store; gone when it has failed.
+
+    `seconds` is what went into the training before it was taken up here.
+    """
+
+    def __init__(self, task: TrainTarget | TrainDefense, store: Store) -> None:
+        self.seconds = 0.0
+        self._address = Address("checkpoint", task.label, task.key)
+        self._store = store
+        self._begin = time.perf_counter()
+
+    def load(self) -> dict[str, Tensor] | None:
+        meta = self._store.meta(self._address)
+        state = None if meta is None else self._store.get_tensors(self._address)
+        if meta is None or state is None:
+            return None
+        self.seconds = meta["seconds"]
+        return state
+
+    def save(self, state: Mapping[str, Tensor]) -> None:
+        seconds = self.seconds + time.perf_counter() - self._begin
+        self._store.replace_tensors(self._address, state, {"seconds": seconds})
+
+    def remove(self) -> None:
+        self._store.remove(self._address)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and issubclass(kind, Exception | SystemExit):  # not when it was interrupted
+            self.remove()
+
+
+def _attend(plugin: Plugin[Any], task: TrainTarget | TrainDefense, workshop: Workshop) -> _StoredCheckpoints:
+    """Listen to a training, and keep its state."""
+
+    def reporter(done: int, total: int, figures: Mapping[str, float]) -> None:
+        for name, figure in figures.items():
+            if not math.isfinite(figure):
+                when = f"epoch {figures['epoch']:.0f}, " if "epoch" in figures else ""
+                raise PluginError(
+                    f"training {task.label} diverged: {name} is {figure} in {when}step {done} of {total}"
+                )
+        workshop.on_training(task, done, total, figures)
+
+    plugin.reporter = reporter
+    plugin.checkpoints = checkpoints = _StoredCheckpoints(task, workshop.store)
+    return checkpoints
 
 
 def _generator(task: TrainTarget | TrainDefense) -> torch.Generator:
     return torch.Generator().manual_seed(seed_from("fit", task.key))
 
 
-def _listen(plugin: Plugin[Any], task: TrainTarget | TrainDefense, workshop: Workshop) -> None:
-    def reporter(done: int, total: int, figures: Mapping[str, float]) -> None:
-        for name, figure in figures.items():
-            if not math.isfinite(figure):
-                raise PluginError(
-                    f"training {task.label} diverged: {name} is {figure} at step {done} of {total}"
-                )
-        workshop.on_training(task, done, total, figures)
+def _check_classes(classifier: torch.nn.Module, task: TrainTarget, data: TrainingData) -> None:
+    images, _ = data.take(torch.arange(1))
+    with torch.no_grad():
+        scores = classifier(images)
+    if tuple(scores.shape) != (1, data.num_classes):
+        raise PluginError(
+            f"classifier {task.label} gives scores of shape {tuple(scores.shape)} for one image, "
+            f"but {task.dataset.name} has {data.num_classes} classes"
+        )
 
-    plugin.reporter = reporter
+
+def _check_weights(module: torch.nn.Module, task: TrainTarget | TrainDefense) -> None:
+    for name, tensor in module.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise PluginError(f"training {task.label} diverged: weights {name} are not finite")
 
 
 def _save(
     module: torch.nn.Module, task: TrainTarget | TrainDefense, workshop: Workshop, meta: dict[str, Any]
 ) -> None:
-    weights = module.state_dict()
-    for name, tensor in weights.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise PluginError(f"training {task.label} diverged: weights {name} are not finite")
-    workshop.store.put_tensors(address(task), weights, meta | {"task": task.content()})
+    workshop.store.put_tensors(address(task), module.state_dict(), meta | {"task": task.content()})

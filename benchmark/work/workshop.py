@@ -136,8 +136,9 @@ class Workshop:
     def new_defense(self, ref: PluginRef, dataset: DatasetRef) -> Defense[Any]:
         """An untrained defense."""
         cls, config = self.plugin("defense", ref)
+        shape = self.dataset(dataset)
         try:
-            return cls(config, self.dataset(dataset).image_shape)  # type: ignore[no-any-return]
+            return cls(config, shape.image_shape, len(shape.class_names))  # type: ignore[no-any-return]
         except ValueError as error:
             raise PluginError(str(error)) from error
 
@@ -152,13 +153,16 @@ class Workshop:
         return self._kept(self._models, _MODELS_KEPT, task.key, load).eval()
 
     def purifier(self, purifier: Purifier, dataset: DatasetRef) -> PurifierModule:
-        """A purifier ready for use, with the weights of its training."""
+        """A purifier ready for use, with the weights of its trainings."""
 
         def load() -> nn.Module:
-            defense = self.new_defense(purifier.defense, dataset)
-            if purifier.training is not None:
-                self._weighted(defense, purifier.training)
-            return PurifierModule(defense.to(self.device))
+            parts = []
+            for part in purifier.parts:
+                defense = self.new_defense(part.defense, dataset)
+                if part.training is not None:
+                    self._weighted(defense, part.training)
+                parts.append(defense)
+            return PurifierModule(parts).to(self.device)
 
         module = self._kept(self._models, _MODELS_KEPT, f"{purifier.key}{digest(dataset.content)}", load)
         assert isinstance(module, PurifierModule)

@@ -1,0 +1,37 @@
+"""Gaussian blur through torchvision."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+from torchvision.transforms.functional import gaussian_blur
+
+from benchmark.noise import Noise
+from benchmark.plugin import Config, infer
+from defenses.contract import Defense, defense
+
+
+class GaussianBlurConfig(Config):
+    """`sigma` is the standard deviation in pixels; the window reaches three of them to each side."""
+
+    sigma: float = infer(1.0, gt=0, le=10)
+
+
+@defense("gaussian-blur")
+class GaussianBlur(Defense[GaussianBlurConfig]):
+    """Averages each pixel with its neighbours, weighted by a Gaussian; borders are reflected."""
+
+    control = True
+
+    def __init__(
+        self, config: GaussianBlurConfig, image_shape: tuple[int, int, int], num_classes: int
+    ) -> None:
+        super().__init__(config, image_shape, num_classes)
+        self.window = 2 * math.ceil(3 * config.sigma) + 1
+        if self.window // 2 >= min(image_shape[1:]):
+            raise ValueError(f"gaussian-blur: sigma {config.sigma:g} reaches beyond {image_shape[1:]} images")
+
+    def purify(self, x: Tensor, noise: Noise) -> Tensor:
+        blurred: Tensor = gaussian_blur(x, [self.window, self.window], [self.config.sigma, self.config.sigma])
+        return blurred.clamp(0, 1)  # the window's weights add up to 1 but for rounding

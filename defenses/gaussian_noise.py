@@ -1,0 +1,26 @@
+"""Gaussian noise."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from benchmark.noise import Noise
+from benchmark.plugin import Config, infer
+from defenses.contract import Defense, defense
+
+
+class GaussianNoiseConfig(Config):
+    """`std` is the standard deviation on the [0, 1] scale."""
+
+    std: float = infer(0.1, ge=0, le=1)
+
+
+@defense("gaussian-noise")
+class GaussianNoise(Defense[GaussianNoiseConfig]):
+    """Adds Gaussian noise and clips, which by itself restores nothing."""
+
+    stochastic = True
+    control = True
+
+    def purify(self, x: Tensor, noise: Noise) -> Tensor:
+        return (x + self.config.std * noise.normal_like(x)).clamp(0, 1)

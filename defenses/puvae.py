@@ -1,0 +1,229 @@
+"""PuVAE (Hwang et al. 2019, "PuVAE: A Variational Autoencoder to Purify Adversarial Examples").
+
+arXiv 1903.00585; no official code is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmark.datasets.contract import TrainingData
+from benchmark.noise import Noise
+from benchmark.plugin import Config, infer, train
+from benchmark.training import Loop, steps_of
+from defenses.ape_nets import attacked
+from defenses.contract import Defense, defense
+
+_FILTERS = 32
+_HIDDEN = 1024
+
+
+class PuVaeConfig(Config):
+    """`preset: paper` trains 350 epochs in batches of 512; `cpu` fits two cores.
+
+    `latent` is 50 on MNIST, 100 on Fashion-MNIST, 256 on CIFAR. Weights of the losses: `rc_weight` of the
+    reconstruction (binary cross-entropy, summed over pixels), `kl_weight` of the divergence (mean over
+    latents), `ce_weight` of the source classifier's cross-entropy; all are means over the batch. The
+    paper gives no values; these are those of the thesis implementation by A. Wester.
+
+    Every `check_every` batches (0: never) 500 validation images are purified, clean and with FGSM of 0.3
+    against the source; training ends once that adds no more than `stop_clean` to the source's error and
+    leaves no more than `stop_fgsm`.
+
+    At inference `noise` is the standard deviation of the latent noise, in place of 1, and each label is
+    tried with `samples` draws, of which the nearest counts.
+    """
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "paper": {"epochs": 350, "batch_size": 512, "check_every": 0}
+    }
+    per_dataset: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "fashion-mnist": {"latent": 100},
+        "cifar10": {"latent": 256},
+        "cifar100": {"latent": 256},
+    }
+
+    preset: Literal["cpu", "paper"] = train("cpu")
+    latent: int = train(50, ge=1)
+    epochs: int = train(3, ge=1)
+    min_steps: int = train(200, ge=0)
+    batch_size: int = train(128, ge=2)
+    lr: float = train(1e-3, gt=0)
+    rc_weight: float = train(0.01, ge=0)
+    kl_weight: float = train(0.1, ge=0)
+    ce_weight: float = train(10.0, ge=0)
+    check_every: int = train(400, ge=0)
+    stop_clean: float = train(0.02, ge=0)
+    stop_fgsm: float = train(0.10, ge=0)
+    noise: float = infer(0.1, ge=0)
+    samples: int = infer(1, ge=1)
+
+
+@defense("puvae")
+class PuVae(Defense[PuVaeConfig]):
+    """Reconstructs the image under every label with a conditional VAE and keeps the nearest one.
+
+    Nearest is by the root of the mean squared error over all pixels and channels. The label enters the
+    encoder after the convolutional features, which are computed once for all labels. Readings:
+
+    * the printed divergence, log(σ² − 1), has its minimum at the wrong place; it is
+      ½ Σ (μ² + σ² − log σ² − 1) here;
+    * the output layer of the decoder is not in the paper's figure: at 28×28 an unpadded 7×7 transposed
+      convolution leads from 1×1 to 7×7, two more to 28×28, and a 3×3 one to the channels of the image
+      (925,569 parameters with 32 latents); at 32×32 three lead from 4×4 to 32×32 and its channels;
+    * the label it chooses is its own decision, which the records give as `label_error`.
+    """
+
+    trainable = True
+    stochastic = True
+    decides_label = True
+    gate = 0.10
+    gates: ClassVar[Mapping[str, float]] = {"fashion-mnist": 0.15}
+
+    def __init__(self, config: PuVaeConfig, image_shape: tuple[int, int, int], num_classes: int) -> None:
+        super().__init__(config, image_shape, num_classes)
+        _, height, width = image_shape
+        if (height, width) not in ((28, 28), (32, 32)):
+            raise ValueError(f"puvae takes 28×28 or 32×32 images, got {height}×{width}")
+        self.encoder = Encoder(image_shape, config.latent, num_classes)
+        self.decoder = Decoder(image_shape, config.latent, num_classes)
+        self.to(memory_format=torch.channels_last)  # twice as fast on CPUs
+
+    def purify(self, x: Tensor, noise: Noise) -> Tensor:
+        return self.purify_and_decide(x, noise)[0]
+
+    def purify_and_decide(self, x: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        config = self.config
+        batch, classes = len(x), self.num_classes
+        mean, std = self.encoder.for_every_label(x)
+        drawn = noise.normal_like(torch.empty(batch, config.samples, classes, config.latent, device=x.device))
+        latents = mean[:, None] + config.noise * std[:, None] * drawn
+        labels = torch.arange(classes, device=x.device).repeat(batch * config.samples)
+        made = self.decoder(latents.reshape(-1, config.latent), labels)
+        made = made.reshape(batch, config.samples * classes, *x.shape[1:])
+        with torch.no_grad():
+            distances = (made - x[:, None]).square().flatten(2).mean(dim=2)  # the root keeps the order
+            nearest = distances.argmin(dim=1)
+        return made[torch.arange(batch, device=x.device), nearest], nearest % classes
+
+    def fit(self, data: TrainingData, source: nn.Module, generator: torch.Generator) -> None:
+        config = self.config
+        adam = torch.optim.Adam(self.parameters(), lr=config.lr, fused=True)
+        steps = steps_of(data, epochs=config.epochs, batch_size=config.batch_size, at_least=config.min_steps)
+        loop = Loop(self, data, generator, batch_size=config.batch_size, steps=steps, adam=adam)
+        for images, labels in loop:
+            mean, std = self.encoder(images, labels)
+            made = self.decoder(mean + std * torch.randn_like(std), labels)
+            rc = F.binary_cross_entropy(made, images, reduction="sum") / len(images)
+            kl = 0.5 * (mean.square() + std.square() - 2 * std.log() - 1).mean()
+            ce = F.cross_entropy(source(made), labels)
+            loss = config.rc_weight * rc + config.kl_weight * kl + config.ce_weight * ce
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+            loop.report(loss=loss, rc=rc, kl=kl, ce=ce)
+            if config.check_every and loop.step % config.check_every == 0:
+                added, fgsm = self._progress(data, source)
+                loop.report(added_error=added, fgsm_error=fgsm)
+                if added <= config.stop_clean and fgsm <= config.stop_fgsm:
+                    loop.stop()
+
+    def _progress(self, data: TrainingData, source: nn.Module) -> tuple[float, float]:
+        """What purifying adds to the source's error, and its error on purified FGSM images."""
+        images, labels = next(data.validation_batches(500))
+        adversarial = attacked("fgsm", source, images, labels, 0.3)
+        self.eval()
+        with torch.no_grad():
+            before, clean, fgsm = (
+                (source(x).argmax(dim=1) != labels).float().mean()
+                for x in (images, *(self.purify(x, Noise(0, range(len(x)))) for x in (images, adversarial)))
+            )
+        self.train()
+        return float(clean - before), float(fgsm)
+
+
+class Encoder(nn.Module):
+    """q(z | x, y): three dilated 7×7 convolutions; then, with the label, two dense layers to mean and std."""
+
+    def __init__(self, image_shape: tuple[int, int, int], latent: int, classes: int) -> None:
+        super().__init__()
+        channels, height, width = image_shape
+        self.features = nn.Sequential(
+            nn.Conv2d(channels, _FILTERS, 7, dilation=2, padding=6),
+            nn.ReLU(),
+            nn.Conv2d(_FILTERS, _FILTERS, 7, dilation=2, padding=6),
+            nn.ReLU(),
+            nn.Conv2d(_FILTERS, _FILTERS, 7, dilation=2, padding=6),
+            nn.ReLU(),
+            nn.Flatten(),
+        )
+        self.flat = _FILTERS * height * width
+        self.classes = classes
+        self.hidden = nn.Linear(self.flat + classes, _HIDDEN)
+        self.statistics = nn.Sequential(
+            nn.ReLU(), nn.Linear(_HIDDEN, _HIDDEN), nn.ReLU(), nn.Linear(_HIDDEN, 2 * latent)
+        )
+
+    def forward(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation, each (B, latent)."""
+        return self._statistics(self._from_image(x) + self._from_labels(labels))
+
+    def for_every_label(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation under each label, each (B, classes, latent)."""
+        labels = torch.arange(self.classes, device=x.device)
+        return self._statistics(self._from_image(x)[:, None] + self._from_labels(labels))
+
+    def _from_image(self, x: Tensor) -> Tensor:
+        return F.linear(self.features(x), self.hidden.weight[:, : self.flat], self.hidden.bias)
+
+    def _from_labels(self, labels: Tensor) -> Tensor:
+        return self.hidden.weight[:, self.flat :].T[labels]
+
+    def _statistics(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        mean, spread = self.statistics(hidden).chunk(2, dim=-1)
+        return mean, F.softplus(spread) + 1e-6
+
+
+class Decoder(nn.Module):
+    """p(x | z, y): a dense layer of 512 with the label, then transposed 7×7 convolutions of stride 2."""
+
+    def __init__(self, image_shape: tuple[int, int, int], latent: int, classes: int) -> None:
+        super().__init__()
+        channels = image_shape[0]
+        self.classes = classes
+        self.dense = nn.Sequential(nn.Linear(latent + classes, 512), nn.ReLU())
+        if image_shape[1:] == (28, 28):
+            self.layers = nn.Sequential(
+                nn.Unflatten(1, (512, 1, 1)),
+                nn.ConvTranspose2d(512, _FILTERS, 7, stride=2),
+                nn.ReLU(),
+                _doubling(_FILTERS),
+                nn.ReLU(),
+                _doubling(_FILTERS),
+                nn.ReLU(),
+                nn.ConvTranspose2d(_FILTERS, channels, 3, padding=1),
+                nn.Sigmoid(),
+            )
+        else:
+            self.layers = nn.Sequential(
+                nn.Unflatten(1, (_FILTERS, 4, 4)),
+                _doubling(_FILTERS),
+                nn.ReLU(),
+                _doubling(_FILTERS),
+                nn.ReLU(),
+                _doubling(channels),
+                nn.Sigmoid(),
+            )
+
+    def forward(self, latents: Tensor, labels: Tensor) -> Tensor:
+        conditioned = torch.cat([latents, F.one_hot(labels, self.classes).to(latents.dtype)], dim=1)
+        return self.layers(self.dense(conditioned))  # type: ignore[no-any-return]
+
+
+def _doubling(outputs: int) -> nn.ConvTranspose2d:
+    return nn.ConvTranspose2d(_FILTERS, outputs, 7, stride=2, padding=3, output_padding=1)

@@ -1,0 +1,371 @@
+"""What a defense may state about itself, and what the records then say; what does not fit together."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.parquet
+import pytest
+import torch
+
+from benchmark.display import Silent
+from benchmark.errors import UserError
+from benchmark.grid import load_grid
+from benchmark.registry import Registry, default_registry
+from benchmark.runs import Finished, Prepared, prepare, run_prepared
+from benchmark.tasks import Craft, Task
+
+GRID = {
+    "name": "contract",
+    "datasets": [{"name": "digits", "n": 40}],
+    "targets": ["nearest-mean"],
+    "source": "target",
+    "defenses": ["identity"],
+    "attacks": [{"name": "fgsm", "eps": 0.1}],
+    "threats": ["black-box", "white-box"],
+}
+
+
+def _prepare(plugin: Path, store: Path, observer: Silent | None = None, **keys: Any) -> Prepared:
+    return prepare(GRID | keys, observer or Silent(), store=str(store), plugins=[plugin], device="cpu")
+
+
+def _run(plugin: Path, tmp_path: Path, **keys: Any) -> tuple[Finished, pd.DataFrame]:
+    finished = run_prepared(_prepare(plugin, tmp_path / "store", **keys), Silent(), tmp_path / "out")
+    return finished, pd.read_csv(tmp_path / "out" / "records.csv", dtype={"flags": str, "reason": str})
+
+
+@pytest.fixture(scope="module")
+def registry(constructed: Path) -> Registry:
+    return default_registry([constructed])
+
+
+# --- presets and defaults by data set ----------------------------------------------------------------
+
+
+def _tuned(plugin: Path, store: Path, dataset: str, **given: Any) -> dict[str, Any]:
+    """The parameters of `tuned` in the row, with what the grid gives."""
+    prepared = _prepare(
+        plugin,
+        store,
+        datasets=[{"name": dataset, "n": 2}],
+        defenses=[{"name": "tuned"} | given],
+        threats=["black-box"],
+    )
+    (cell,) = prepared.plan.cells
+    return json.loads(cell.identity["defense_config"])
+
+
+@pytest.mark.parametrize(
+    ("dataset", "given", "expected"),
+    [
+        ("dimmed", {}, ("cpu", 1, 1, 0.25)),
+        ("dimmed", {"preset": "paper"}, ("paper", 7, 1, 0.5)),
+        ("dimmed", {"preset": "paper", "epochs": 2}, ("paper", 2, 1, 0.5)),
+        ("dimmed", {"preset": "cpu"}, ("cpu", 1, 1, 0.25)),
+        ("digits", {}, ("cpu", 4, 3, 0.25)),
+        ("digits", {"width": 9}, ("cpu", 4, 9, 0.25)),
+        ("digits", {"width": 1}, ("cpu", 4, 1, 0.25)),  # written out, though it is the plain default
+        ("digits", {"preset": "paper"}, ("paper", 7, 3, 0.5)),
+        ("digits", {"preset": "paper", "epochs": 1, "rate": 0.0}, ("paper", 1, 3, 0.0)),
+    ],
+)
+def test_what_is_written_beats_the_preset_which_beats_the_data_set(
+    constructed: Path,
+    session_store: str,
+    dataset: str,
+    given: dict[str, Any],
+    expected: tuple[str, int, int, float],
+) -> None:
+    found = _tuned(constructed, Path(session_store), dataset, **given)
+    assert found == dict(zip(("preset", "epochs", "width", "rate"), expected, strict=True))
+
+
+def test_the_records_have_the_resolved_values(constructed: Path, tmp_path: Path) -> None:
+    datasets = [{"name": "digits", "n": 4}, {"name": "dimmed", "n": 4}]
+    defenses = ["tuned", {"name": "tuned", "preset": "paper"}]
+    finished, records = _run(
+        constructed, tmp_path, datasets=datasets, defenses=defenses, threats=["black-box"]
+    )
+    assert not finished.failed
+    configs = [json.loads(config) for config in records["defense_config"]]
+    assert [(c["preset"], c["epochs"], c["width"]) for c in configs] == [
+        ("cpu", 4, 3),
+        ("paper", 7, 3),
+        ("cpu", 1, 1),
+        ("paper", 7, 1),
+    ]
+
+
+def test_an_unknown_preset_is_shown_with_its_line(registry: Registry, tmp_path: Path) -> None:
+    path = tmp_path / "grid.yaml"
+    path.write_text(
+        "datasets: [digits]\ntargets: [mnist-b]\ndefenses:\n  - name: tuned\n    epochs: 2\n"
+        "    preset: papr\nattacks: [noise]\nthreats: [black-box]\n"
+    )
+    with pytest.raises(UserError) as caught:
+        load_grid(path, registry)
+    (problem,) = caught.value.problems
+    assert (problem.file, problem.line) == (str(path), 6)
+    assert "defense tuned: preset = 'papr'" in problem.message
+    assert "'paper'" in problem.message
+
+
+@pytest.mark.parametrize("preset", [["paper"], 3, None])
+def test_a_preset_that_is_no_name_is_refused(registry: Registry, preset: Any) -> None:
+    with pytest.raises(UserError, match="defense tuned: preset = "):
+        load_grid(GRID | {"defenses": [{"name": "tuned", "preset": preset}]}, registry)
+
+
+# --- a cheaper setting for attacks -------------------------------------------------------------------
+
+
+class Diary(Silent):
+    """Writes the tasks down where the defense writes down its calls."""
+
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+
+    def started(self, task: Task) -> None:
+        self.events.append(task)
+
+
+def _dear_run(plugin: Path, tmp_path: Path, **keys: Any) -> tuple[list[tuple[Task, list[Any]]], pd.DataFrame]:
+    """Each task with what `dear` was asked for while it was done, and the records."""
+    diary = Diary()
+    prepared = _prepare(plugin, tmp_path / "store", diary, defenses=["identity", "dear"], **keys)
+    module = sys.modules[prepared.workshop.registry.get("defense", "dear").load().__module__]
+    diary.events = module.EVENTS
+    diary.events.clear()
+    finished = run_prepared(prepared, diary, tmp_path / "out")
+    assert not finished.failed, finished.failed[0]["reason"]
+    done: list[tuple[Task, list[Any]]] = []
+    for event in diary.events:
+        if isinstance(event, Task):
+            done.append((event, []))
+        else:
+            done[-1][1].append(event)
+    return done, pd.read_csv(tmp_path / "out" / "records.csv", dtype={"flags": str})
+
+
+def test_attacks_run_the_cheaper_setting_and_the_real_one_judges(constructed: Path, tmp_path: Path) -> None:
+    attacks = [{"name": "fgsm", "eps": [0.05, 0.1]}, {"name": "pgd", "eps": 0.1, "steps": 2}]
+    done, _ = _dear_run(constructed, tmp_path, attacks=attacks)
+    asked = {
+        kind: {event for task, events in done if task.kind == kind for event in events}
+        for kind in ("craft", "probe", "purify", "score")
+    }
+    assert asked == {"craft": {1, "forget"}, "probe": {1, "forget"}, "purify": {4}, "score": {4}}
+
+
+def test_a_defense_forgets_before_each_attack_and_only_then(constructed: Path, tmp_path: Path) -> None:
+    done, _ = _dear_run(constructed, tmp_path, attacks=[{"name": "pgd", "eps": 0.1, "steps": 2}])
+    crafts = [
+        events
+        for task, events in done
+        if isinstance(task, Craft) and task.surface.purifier and task.surface.purifier.name == "dear"
+    ]
+    assert len(crafts) == 3  # exact, BPDA with the identity, and the start from the target-only image
+    for events in crafts:
+        assert events[0] == "forget"
+        assert events.count("forget") == 1
+        assert events.count(1) == len(events) - 1 > 1
+
+
+def test_only_white_box_rows_of_a_cheaper_setting_are_marked(constructed: Path, tmp_path: Path) -> None:
+    _, records = _dear_run(constructed, tmp_path)
+    marked = records[records["flags"].fillna("").str.split().map(lambda flags: "cheap-surface" in flags)]
+    assert marked[["defense", "threat"]].to_numpy().tolist() == [["dear", "white-box"]]
+
+
+def test_a_chain_with_such_a_part_is_marked_too(constructed: Path, tmp_path: Path) -> None:
+    _, records = _run(constructed, tmp_path, defenses=[{"chain": ["median", "dear"]}])
+    flags = records.set_index("threat")["flags"].fillna("")
+    assert "cheap-surface" in flags["white-box"]
+    assert "cheap-surface" not in flags["black-box"]
+
+
+def test_changing_the_cheaper_setting_alone_purifies_no_clean_image_anew(
+    constructed: Path, tmp_path: Path
+) -> None:
+    """But the row is another one: its parameters are."""
+    _run(constructed, tmp_path, defenses=["dear"])
+    defenses = [{"name": "dear", "attack_iterations": 2}]
+    finished, records = _run(constructed, tmp_path, defenses=defenses, threats=["white-box"])
+    assert finished.execution.done["craft"] >= 2
+    assert '"attack_iterations":2' in records["defense_config"][0]
+
+
+def test_a_cheaper_setting_with_other_weights_is_refused(constructed: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="in_attack changes width, which weights depend on") as caught:
+        _prepare(constructed, tmp_path, defenses=[{"name": "dear", "spoilt": True}])
+    assert f"defense dear ({constructed}" in str(caught.value)
+
+
+# --- defenses that decide labels ---------------------------------------------------------------------
+
+
+def test_the_label_error_is_that_of_what_the_defense_decided(constructed: Path, tmp_path: Path) -> None:
+    """In both threats it is the decision on the image that was judged."""
+    prepared = _prepare(constructed, tmp_path / "store", defenses=["decides", "identity"])
+    finished = run_prepared(prepared, Silent(), tmp_path / "out")
+    decided = sys.modules[prepared.workshop.registry.get("defense", "decides").load().__module__].decided
+    outcomes = pyarrow.parquet.read_table(tmp_path / "out" / "outcomes.parquet").to_pandas()
+    for cell, row in zip(prepared.plan.cells, finished.records, strict=True):
+        if row["defense"] == "identity":
+            assert row["label_error"] is None
+            continue
+        (score,) = cell.scores
+        clean, labels = prepared.workshop.clean(score.shard)
+        rows = outcomes[outcomes["key"] == row["key"]].sort_values("index")
+        judged = clean.clone()
+        for candidate in score.candidates:
+            mask = torch.tensor((rows["route"] == candidate.route).to_numpy())
+            judged[mask] = prepared.workshop.images(candidate.craft, score.shard)[mask]
+        assert (rows["route"] != "clean").any()
+        assert rows["decided"].tolist() == decided(judged).tolist()
+        assert row["label_error"] == pytest.approx((decided(judged) != labels).float().mean().item())
+        assert (decided(judged) != decided(clean)).any()
+    records = pd.read_csv(tmp_path / "out" / "records.csv")
+    assert records.groupby("defense")["label_error"].count().to_dict() == {"decides": 2, "identity": 0}
+
+
+def test_a_chain_decides_by_its_last_part(constructed: Path, tmp_path: Path) -> None:
+    chains = [{"chain": ["median", "decides"]}, {"chain": ["decides", "median"]}]
+    finished, records = _run(constructed, tmp_path, defenses=chains)
+    assert not finished.failed
+    counts = records.groupby("defense")["label_error"].count().to_dict()
+    assert counts == {"median+decides": 2, "decides+median": 0}
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("column", "defense decides decided no label (int64) for each image"),
+        ("list", "defense decides decided no label (int64) for each image"),
+        ("not-at-all", "says that it decides labels but does not say how"),
+    ],
+)
+def test_a_decision_that_is_none_fails_the_cell(
+    constructed: Path, tmp_path: Path, how: str, reason: str
+) -> None:
+    _, records = _run(constructed, tmp_path, defenses=["identity", {"name": "decides", "how": how}])
+    faulty = records[records["defense"] == "decides"]
+    assert (faulty["status"] == "failed").all()
+    assert faulty["reason"].str.contains(reason, regex=False).all()
+    assert faulty["label_error"].isna().all()
+    assert (records[records["defense"] == "identity"]["status"] == "ok").all()
+
+
+# --- gates, sizes, numbers of classes, expectation over draws ----------------------------------------
+
+
+def test_the_gate_may_differ_by_data_set(constructed: Path, tmp_path: Path) -> None:
+    datasets = [{"name": "digits", "n": 40}, {"name": "dimmed", "n": 40, "light": 0.9}]
+    _, records = _run(
+        constructed, tmp_path, datasets=datasets, defenses=["hard-task", "constant"], threats=["black-box"]
+    )
+    flags = records.set_index(["defense", "dataset"])["flags"].fillna("").to_dict()
+    doubted = {row: "purifier-not-trained" in told.split() for row, told in flags.items()}
+    dimmed = 'dimmed {"light":0.9}'
+    assert doubted == {
+        ("hard-task", "digits"): False,
+        ("hard-task", dimmed): True,
+        ("constant", "digits"): True,
+        ("constant", dimmed): True,
+    }
+
+
+def test_a_target_with_another_number_of_classes_fails_its_cells(constructed: Path, tmp_path: Path) -> None:
+    _, records = _run(constructed, tmp_path, targets=["eleven", "nearest-mean"])
+    faulty = records[records["target"] == "eleven"]
+    assert (faulty["status"] == "failed").all()
+    reason = "classifier eleven gives scores of shape (1, 11) for one image, but digits has 10 classes"
+    assert (faulty["reason"] == reason).all()
+    assert (records[records["target"] == "nearest-mean"]["status"] == "ok").all()
+    assert not list((tmp_path / "store").glob("train-target/eleven/*"))
+
+
+def test_a_classifier_that_is_refused_leaves_no_checkpoint(
+    constructed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmark.training.CHECKPOINT_SECONDS", 0)
+    _run(constructed, tmp_path, targets=["eleven"], threats=["black-box"])
+    assert not list((tmp_path / "store").glob("checkpoint/*/*"))
+
+
+def test_a_source_with_another_number_of_classes_fails_the_defenses_trained_with_it(
+    constructed: Path, tmp_path: Path
+) -> None:
+    datasets = [{"name": "taught-by-eleven", "n": 10}]
+    _, records = _run(
+        constructed, tmp_path, datasets=datasets, defenses=["identity", "shift"], source="default"
+    )
+    status = records.groupby("defense")["status"].agg(set).to_dict()
+    assert status == {"identity": {"ok"}, "shift": {"failed"}}
+    reasons = set(records[records["defense"] == "shift"]["reason"])
+    assert reasons == {
+        "classifier eleven gives scores of shape (1, 11) for one image, but taught-by-eleven has 10 classes"
+    }
+
+
+def test_images_of_a_size_that_a_defense_cannot_take_fail_its_cells(
+    constructed: Path, tmp_path: Path
+) -> None:
+    datasets = [{"name": "framed", "n": 10}]
+    _, records = _run(constructed, tmp_path, datasets=datasets, defenses=["identity", "ape-gan", "square-28"])
+    reasons = records.groupby("defense")["reason"].agg(lambda told: set(told.dropna())).to_dict()
+    assert (records[records["defense"] == "identity"]["status"] == "ok").all()
+    assert (records[records["defense"] != "identity"]["status"] == "failed").all()
+    assert reasons["square-28"] == {"square-28 takes 28×28 images, got 30×30"}
+    (reason,) = reasons["ape-gan"]
+    assert reason.startswith("ape-gan takes 28×28 or 32×32 images")
+    assert reason.endswith("got 30×30")
+
+
+def _white_box(eot: int | None) -> list[Any]:
+    return ["white-box" if eot is None else {"name": "white-box", "eot": eot}]
+
+
+def test_eot_is_in_the_row_and_in_the_number_of_purifications(constructed: Path, tmp_path: Path) -> None:
+    purifies: dict[int, dict[str, float]] = {}
+    for eot in (1, 3):
+        _, records = _run(constructed, tmp_path, defenses=["noisy", "identity"], threats=_white_box(eot))
+        assert {json.loads(config)["eot"] for config in records["threat_config"]} == {eot}
+        purifies[eot] = dict(zip(records["defense"], records["purifies"], strict=True))
+    assert purifies[1]["noisy"] == purifies[1]["identity"] > 0
+    assert purifies[3]["noisy"] == 3 * purifies[1]["noisy"]
+    assert purifies[3]["identity"] == purifies[1]["identity"]
+
+
+def test_ten_draws_are_the_default_and_a_defense_without_noise_is_not_attacked_again(
+    constructed: Path, tmp_path: Path
+) -> None:
+    _, records = _run(constructed, tmp_path, threats=_white_box(None))
+    assert json.loads(records["threat_config"][0])["eot"] == 10
+    finished, again = _run(constructed, tmp_path, threats=_white_box(2))
+    assert finished.execution.done == {}
+    assert again["error"].tolist() == records["error"].tolist()
+
+
+def test_an_eot_below_one_is_refused(registry: Registry) -> None:
+    with pytest.raises(UserError, match=r"threat white-box: eot = 0: .*greater than or equal to 1"):
+        load_grid(GRID | {"threats": _white_box(0)}, registry)
+
+
+def test_a_random_defense_is_judged_on_other_draws_than_it_was_chosen_by(
+    constructed: Path, tmp_path: Path
+) -> None:
+    """The clean images too: what selects the worst draw must not be what counts it."""
+    prepared = _prepare(constructed, tmp_path / "store", defenses=["noisy", "identity"])
+    run_prepared(prepared, Silent(), tmp_path / "out")
+    for cell in prepared.plan.cells:
+        (score,) = cell.scores
+        chosen_by, judged = (
+            prepared.workshop.tensors(task)["images"] for task in (score.clean, score.clean_judged)
+        )
+        assert torch.equal(chosen_by, judged) == (cell.purifier.name == "identity")

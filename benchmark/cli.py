@@ -30,6 +30,7 @@ Data = Annotated[
 StoreUrl = Annotated[
     str | None, typer.Option("--store", help="Folder or URL that keeps results.", envvar="BENCH_STORE")
 ]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, …")]
 
 
 def main() -> None:
@@ -51,7 +52,7 @@ def run(
     ] = None,
     data: Data = None,
     store: StoreUrl = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, …")] = "auto",
+    device: Device = "auto",
     only: Annotated[
         list[str] | None,
         typer.Option("--only", help="Keep cells whose COLUMN=VALUE, e.g. defense=ape-gan; may be repeated."),
@@ -136,6 +137,40 @@ def doctor(data: Data = None, store: StoreUrl = None, plugin: Plugins = None) ->
         typer.echo(f"{'ok  ' if finding.ok else 'BAD '} {finding.subject}: {finding.detail}")
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
+
+
+@app.command()
+def check(
+    name: Annotated[str, typer.Argument(help="The name of a defense.")],
+    plugin: Plugins = None,
+    device: Device = "auto",
+) -> None:
+    """Run a defense on a few images and say whether it keeps its contract; status 1 if it does not."""
+    from benchmark.conformance import check_defense, find_defense
+    from benchmark.runs import pick_device
+
+    marks = {True: "ok  ", False: "BAD ", None: "skip"}
+    bad = False
+    for finding in check_defense(find_defense(name, plugin or []), device=pick_device(device)):
+        typer.echo(f"{marks[finding.ok]} {finding.subject}: {finding.detail}")
+        bad = bad or finding.ok is False
+    if bad:
+        raise typer.Exit(1)
+
+
+@app.command()
+def new(
+    kind: Annotated[str, typer.Argument(help="What to write: defense.")],
+    name: Annotated[str, typer.Argument(help="Its name, in small letters, digits and hyphens.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the two files.")] = Path(),
+) -> None:
+    """Write a small working plugin to start from, with its test."""
+    from benchmark.scaffold import write_new
+
+    plugin, test = write_new(kind, name, out)
+    typer.echo(f"wrote {plugin} and {test}; next:")
+    typer.echo(f"  bench check {name} --plugin {plugin}")
+    typer.echo(f"  pytest {test}")
 
 
 def _pairs(only: list[str]) -> dict[str, set[str]]:

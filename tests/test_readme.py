@@ -25,9 +25,8 @@ def blocks(language: str, text: str = README) -> list[str]:
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the files that the README says to save."""
+    """A folder with the file that the README says to save."""
     folder = tmp_path_factory.mktemp("readme")
-    (folder / "half.py").write_text(blocks("python")[0])
     (folder / "half.yaml").write_text(next(block for block in blocks("yaml") if "half" in block))
     return folder
 
@@ -50,6 +49,11 @@ def test_every_command_of_the_readme_runs_in_its_order(workplace: Path) -> None:
             [sys.executable, "-m", "benchmark", *arguments], cwd=workplace, capture_output=True, text=True
         )
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+        if line.startswith("bench new"):
+            assert (workplace / "half.py").read_text(encoding="utf-8") == blocks("python")[0]
+            assert (workplace / "test_half.py").exists()
+        if line.startswith("bench check"):
+            assert "BAD " not in done.stdout
         if line.endswith("half.yaml --plugin half.py"):
             assert "half" in done.stdout
             assert "identity" in done.stdout

@@ -44,7 +44,7 @@ FLAGS: dict[str, Flag] = {
         "an attack that is mandatory for the ball failed or was not in the grid (leaderboard rows only)",
     ),
     "cheap-surface": Flag(
-        "note",
+        "doubt",
         "attacks ran a cheaper setting of the defense, which its plugin offers; the real one judged what "
         "they found (white-box)",
     ),

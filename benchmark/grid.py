@@ -221,6 +221,8 @@ class _Reader:
                 if isinstance(member, Mapping) and key in member:
                     self._wrong((*at, key), f"{key} has no place inside a chain")
                     member = {k: v for k, v in member.items() if k != key}
+            if member == {}:
+                continue
             links.append(list(self._choices("defense", at, member)))
         for parts in itertools.product(*links):
             yield DefenseChoice(parts, n, source_is_target)
@@ -241,7 +243,7 @@ class _Reader:
                 at = path if isinstance(value, str) else (*path, "name")
                 self._wrong(at, problem.message, problem.hint)
             return
-        reserved = _DEFENSE_KEYS if kind == "defense" else _OWN_KEYS[kind]
+        reserved = ("chain", *_DEFENSE_KEYS) if kind == "defense" else _OWN_KEYS[kind]
         taken = set(reserved) & set(plugin.config_type().model_fields)
         if taken:
             self._wrong(path, f"{kind} {name} has parameters named like the grid's own keys: {sorted(taken)}")

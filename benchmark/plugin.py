@@ -25,7 +25,7 @@ class Config(BaseModel):
     Defaults may depend on more than the field:
         presets: Names of presets, each with the values that it puts in place of the defaults; needs a
             field `preset`.
-        per_dataset: Names of data sets, each with the values that are the default on it.
+        per_dataset: Names of data sets, each with the values that are the default on it (defenses only).
 
     What is written out beats both, and a preset beats the data set.
     """
@@ -117,12 +117,14 @@ class Plugin(Generic[ConfigT]):
         config: The typed parameters.
         checkpoints: Where a training keeps its state; `benchmark.training.Loop` sees to it.
         step_limit: An upper limit of training steps, for checks that only look whether it runs.
+        loops_begun: How many training loops there were so far.
     """
 
     name: ClassVar[str] = ""
     reporter: Reporter = staticmethod(_ignore)
     checkpoints: Checkpoints = NoCheckpoints()
     step_limit: int | None = None
+    loops_begun: int = 0
 
     def __init__(self, config: ConfigT) -> None:
         super().__init__()

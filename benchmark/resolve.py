@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import typing
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,13 @@ from benchmark.datasets.contract import Dataset
 from benchmark.errors import Problem, UserError, told
 from benchmark.grid import Block, Choice, Grid
 from benchmark.plan import ChosenAttack, ChosenDefense, Product, SizedDataset, ThreatRef
-from benchmark.plugin import Norm
+from benchmark.plugin import Config, Norm
 from benchmark.registry import Registry
 from benchmark.tasks import AttackRef, DatasetRef, DefenseRef, PluginRef
 from defenses.contract import Defense
+
+_WIDEST_GATE = 0.15
+"""How much clean error training may add to any defense, whatever its plugin says."""
 
 
 def resolve(grid: Grid, registry: Registry, data: Path) -> list[Product]:
@@ -116,22 +120,37 @@ def _defense(choice: Choice, dataset: str) -> DefenseRef:
         raise UserError(f"{origin} on {dataset}: {error.errors()[0]['msg']}") from error
     # What is not marked `infer` may change the weights: an unmarked field costs a training, never a lie.
     train_fields = frozenset(type(config).model_fields) - config.fields_marked("infer")
-    cheaper = defense.in_attack(config)
-    in_attack = None if cheaper is None else cheaper.model_dump(mode="json")
+    try:
+        cheaper = defense.in_attack(config)
+        in_attack = None if cheaper is None else cheaper.model_dump(mode="json")
+    except Exception as error:  # whatever a plugin raises, the message names it
+        raise UserError(f"{origin}: in_attack raised {told(error)}") from error
     resolved = config.model_dump(mode="json")
     changed = {name for name in train_fields if in_attack is not None and in_attack[name] != resolved[name]}
     if changed:
         raise UserError(f"{origin}: in_attack changes {', '.join(sorted(changed))}, which weights depend on")
+    gate = defense.gates.get(dataset, defense.gate)
+    if gate > _WIDEST_GATE:
+        raise UserError(f"{origin}: a gate of {gate:g} is no gate; the widest is {_WIDEST_GATE:g}")
     return DefenseRef(
         **_basics(replace(choice, config=config)),
         trainable=defense.trainable,
         stochastic=defense.stochastic,
         control=defense.control,
         decides_label=defense.decides_label,
-        gate=defense.gates.get(dataset, defense.gate),
+        gate=gate,
         train_fields=train_fields,
         in_attack=in_attack,
+        preset_changed=_preset_changed(config, dataset, train_fields),
     )
+
+
+def _preset_changed(config: Config, dataset: str, train_fields: Iterable[str]) -> bool:
+    """Whether the training is another one than the preset of that name prescribes."""
+    if not config.presets:
+        return False
+    pure = type(config)(**{"preset": config.model_dump()["preset"]}).on(dataset)
+    return any(getattr(config, name) != getattr(pure, name) for name in train_fields)
 
 
 def _attack(choice: Choice) -> AttackRef:

@@ -6,14 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from benchmark.datasets.contract import TensorSplit, TrainingData
-from benchmark.datasets.digits import Digits
 from benchmark.errors import PluginError
 from benchmark.noise import Noise
 from benchmark.plugin import Config
@@ -212,12 +210,7 @@ class Specimen:
 
 
 def _training_data(shape: Shape, device: torch.device) -> TrainingData:
-    """A few real images where there are any of that shape, else random ones."""
-    if shape == Digits.image_shape:
-        splits = Digits(Config(), Path()).splits()
-        train = splits.train.subset(torch.arange(_TRAINING_IMAGES))
-        validation = splits.validation.subset(torch.arange(_VALIDATION_IMAGES))
-        return TrainingData(train, validation, shape, CLASSES, device)
+    """Random images of all classes."""
     images = _random_images(_TRAINING_IMAGES + _VALIDATION_IMAGES, shape)
     everything = TensorSplit(images, torch.arange(len(images)) % CLASSES)
     order = torch.arange(len(images))

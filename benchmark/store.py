@@ -12,6 +12,7 @@ import json
 import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,14 +99,14 @@ class Store:
         earlier = self._payload(address)
         self.put_tensors(address, tensors, meta)
         if earlier is not None and earlier != self._payload(address):
-            self._files.rm_file(earlier)
+            self._delete(earlier)
 
     def remove(self, address: Address) -> None:
         """Take away the state of unfinished work, where there is any."""
         payload = self._payload(address)
-        for path in (self._path(address), payload):
-            if path is not None and self._files.exists(path):
-                self._files.rm_file(path)
+        self._delete(self._path(address))
+        if payload is not None:
+            self._delete(payload)
 
     def put_table(self, address: Address, table: Any, meta: Mapping[str, Any]) -> None:
         """Write a pyarrow table under an address."""
@@ -134,6 +135,10 @@ class Store:
             meta = self.meta(Address(kind, label, name))
             if meta is not None:
                 yield meta
+
+    def _delete(self, path: str) -> None:
+        with suppress(FileNotFoundError):  # another run on this store was quicker
+            self._files.rm_file(path)
 
     def _folder(self, address: Address) -> str:
         return f"{self._root}/{address.kind}/{address.label}"

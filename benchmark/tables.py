@@ -14,6 +14,9 @@ from benchmark.threats import THREATS
 
 _MARKS = "†‡§¶‖※"
 
+_UNTOLD = ("preset", "preset_changed", "name")
+"""Parameters that are shown elsewhere in a label."""
+
 _MOST_ACROSS = 8
 """Tables of more defenses than this list them downwards."""
 
@@ -136,20 +139,35 @@ def _labels(records: pd.DataFrame, name: str, config: str) -> pd.Series[str]:
 
 
 def _labeller(configs: dict[str, list[dict[str, Any]]]) -> Callable[[str, dict[str, Any]], str]:
-    def label(name: str, config: dict[str, Any]) -> str:
-        others = configs[name]
+    def label(name: str, given: dict[str, Any]) -> str:
+        others, config = [_flat(other) for other in configs[name]], _flat(given)
         names = dict.fromkeys(key for other in others for key in other)
         telling = [key for key in names if len({json.dumps(other.get(key)) for other in others}) > 1]
-        inside = ", ".join(f"{key} {config[key]}" for key in telling if key in config and key != "preset")
-        return (f"{name} ({inside})" if inside else name) + _presets(config)
+        inside = ", ".join(f"{key} {config[key]}" for key in telling if key in config)
+        return (f"{name} ({inside})" if inside else name) + _presets(given)
 
     return label
 
 
+def _flat(config: dict[str, Any]) -> dict[str, Any]:
+    """The parameters that tell rows apart: of a chain, those of each part, and no presets."""
+    parts = config.get("chain")
+    if parts is not None:
+        config = {
+            f"{i + 1} {part['name']} {key}": value
+            for i, part in enumerate(parts)
+            for key, value in part.items()
+        }
+    return {key: value for key, value in config.items() if key.rpartition(" ")[2] not in _UNTOLD}
+
+
 def _presets(config: dict[str, Any]) -> str:
     """The preset that it was trained by: a small one must not pass for the paper's."""
-    parts = config.get("chain", [config])
-    presets = dict.fromkeys(part["preset"] for part in parts if "preset" in part)
+    presets = dict.fromkeys(
+        f"{part['preset']}, changed" if part.get("preset_changed") else part["preset"]
+        for part in config.get("chain", [config])
+        if "preset" in part
+    )
     return "".join(f" [{preset}]" for preset in presets)
 
 

@@ -54,7 +54,7 @@ class DefenseRef(PluginRef):
     """A defense on one data set, and the facts that it states.
 
     `train_fields` are those that its weights depend on; `in_attack` is the cheaper setting that attacks
-    run, where there is one.
+    run, where there is one; `preset_changed` tells that the training is not the one of its preset.
     """
 
     trainable: bool = False
@@ -64,6 +64,7 @@ class DefenseRef(PluginRef):
     gate: float = 0.05
     train_fields: frozenset[str] = frozenset()
     in_attack: Mapping[str, Any] | None = None
+    preset_changed: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,9 +207,13 @@ class Part:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The parameters, with the source where it is not the default one."""
-        target = self.training is not None and self.training.source.role == "target"
-        return dict(self.defense.config) | ({"source": "target"} if target else {})
+        """The parameters, the source where it is not the default, and whether the preset was changed."""
+        own = dict(self.defense.config)
+        if self.defense.preset_changed:
+            own["preset_changed"] = True
+        if self.training is not None and self.training.source.role == "target":
+            own["source"] = "target"
+        return own
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,7 +255,8 @@ class Purifier:
 
     @property
     def gate(self) -> float:
-        return max(part.defense.gate for part in self.parts)
+        """The widest of the trained parts': what is not trained has none to lend."""
+        return max((part.defense.gate for part in self.parts if part.defense.trainable), default=0.0)
 
     @property
     def seed(self) -> int | None:

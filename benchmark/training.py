@@ -26,7 +26,8 @@ class Loop:
     State is saved now and then; when the same training is started again, the loop goes on from there
     and ends with the same weights as if it had never been cut off. So that this holds, everything that
     the steps change must be in `kept`, and what they draw must come from `generator` or from torch's
-    global generators.
+    global generators. Of optimizers the running averages are kept and not the settings: set a rate that
+    changes from `step`. A `fit` may run several loops in turn; their order tells them apart.
 
     Args:
         plugin: Who is trained; told of progress, and asked for its checkpoints.
@@ -34,7 +35,6 @@ class Loop:
         generator: On the CPU; shuffles the images.
         batch_size: Images in a batch.
         steps: How many batches; `stop` ends the loop earlier.
-        stage: Which loop of the training this is, from 0, where `fit` runs several in turn.
         kept: Modules and optimizers by name, beside the plugin itself if it is a module.
     """
 
@@ -46,11 +46,11 @@ class Loop:
         *,
         batch_size: int,
         steps: int,
-        stage: int = 0,
         **kept: Kept,
     ) -> None:
         self.step = 0
-        self._stage = stage
+        self._stage = plugin.loops_begun
+        plugin.loops_begun += 1
         self.steps = steps if plugin.step_limit is None else min(steps, plugin.step_limit)
         self._plugin = plugin
         self._data = data
@@ -162,3 +162,8 @@ def _set_moments(optimizer: torch.optim.Optimizer, moments: Mapping[str, Tensor]
         index, _, name = key.partition(".")
         state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    for parameter, moved in optimizer.state.items():
+        for name, value in moved.items():
+            if value.shape == parameter.shape:
+                # in the memory layout of the weights, which fused optimizers take for granted
+                moved[name] = torch.empty_like(parameter).copy_(value)

@@ -14,8 +14,9 @@ from benchmark.datasets.contract import TrainingData
 from benchmark.noise import Noise
 from benchmark.plugin import Config, train
 from benchmark.training import Loop, steps_of
-from defenses.ape_nets import attacked, build_discriminator, build_generator, check_size, update
+from defenses.ape_nets import build_discriminator, build_generator, check_size
 from defenses.contract import Defense, defense
+from defenses.learning import attacked, update
 
 
 class ApeGanConfig(Config):

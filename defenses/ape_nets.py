@@ -1,10 +1,8 @@
-"""The networks of APE-GAN (Shen et al. 2017, Table 6), and what trainings on adversarial images share."""
+"""The networks of APE-GAN (Shen et al. 2017, Table 6), which the isomorphic-loss GAN shares."""
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 
 def check_size(name: str, image_shape: tuple[int, int, int]) -> None:
@@ -83,22 +81,3 @@ def _normalised(channels: int) -> tuple[nn.Module, nn.Module]:
 
 def _doubling(inputs: int, outputs: int) -> nn.ConvTranspose2d:
     return nn.ConvTranspose2d(inputs, outputs, 3, stride=2, padding=1, output_padding=1)
-
-
-def attacked(attack: str, source: nn.Module, images: Tensor, labels: Tensor, eps: float) -> Tensor:
-    """FGSM, or ten projected steps of a quarter of `eps` from the image."""
-    low, high = (images - eps).clamp_(min=0), (images + eps).clamp_(max=1)
-    steps, size = (1, eps) if attack == "fgsm" else (10, eps / 4)
-    current = images.detach()
-    for _ in range(steps):
-        current = current.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(F.cross_entropy(source(current), labels, reduction="sum"), current)
-        current = torch.clamp(current.detach() + size * gradient.sign(), low, high)
-    return current
-
-
-def update(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    """One step of the optimizer down the gradient of the loss."""
-    optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimizer.step()

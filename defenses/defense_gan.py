@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -16,10 +17,13 @@ from benchmark.datasets.contract import TrainingData
 from benchmark.noise import Noise
 from benchmark.plugin import Config, infer, train
 from benchmark.training import Loop
-from defenses.ape_nets import attacked, update
 from defenses.contract import Defense, defense
+from defenses.learning import progress, update
 
 _PLATEAU_WINDOW = 20
+
+_STEP_APART = 0.7
+"""More than two images of one ball differ anywhere, less than images of different things do."""
 
 
 class DefenseGanConfig(Config):
@@ -112,7 +116,8 @@ class DefenseGan(Defense[DefenseGanConfig]):
         self.encoder = _convolutions(channels, config.latent)
         self.generator.apply(_initialise)
         self.to(memory_format=torch.channels_last)  # a third faster on CPUs
-        self._memory: Tensor | None = None
+        self._std = config.start_std or math.sqrt(1 / config.latent)
+        self._memory: _Memory | None = None
 
     @classmethod
     def in_attack(cls, config: DefenseGanConfig) -> DefenseGanConfig:
@@ -125,19 +130,18 @@ class DefenseGan(Defense[DefenseGanConfig]):
     def purify(self, x: Tensor, noise: Noise) -> Tensor:
         config = self.config
         like = torch.zeros(len(x), config.restarts, config.latent)
-        std = config.start_std or math.sqrt(1 / config.latent)
-        starts = noise.normal_like(like).mul_(std).to(x.device)
+        starts = noise.normal_like(like).mul_(self._std).to(x.device)
         x = x.detach()
         if config.encoder_start:
             with torch.no_grad():
                 starts[:, 0] = self.encoder(x)
         iterations = config.iterations
-        if config.warm_iterations and self._memory is not None and len(self._memory) == len(x):
-            starts[:, 0] = self._memory
+        if config.warm_iterations and self._memory is not None and self._memory.is_of(x):
+            starts[:, 0] = self._memory.latents
             iterations = config.warm_iterations
         latents = _Projection(self.generator, config, x, starts, iterations).run()
         if config.warm_iterations:
-            self._memory = latents
+            self._memory = _Memory(x, latents)
         with torch.no_grad():
             return self.generator(latents)  # type: ignore[no-any-return]
 
@@ -176,25 +180,19 @@ class DefenseGan(Defense[DefenseGanConfig]):
                 _average(self.generator, live, config.average, loop.step // config.critic_steps)
             loop.report(distance=distance)
             if config.check_every and loop.step % (config.check_every * config.critic_steps) == 0:
-                added, fgsm = self._progress(data, source)
+                self.eval()
+                added, fgsm = progress(self._briefly, data, source, images=100)
+                self.train()
                 loop.report(added_error=added, fgsm_error=fgsm)
                 if added <= config.stop_clean and fgsm <= config.stop_fgsm:
                     loop.stop()
 
-    def _progress(self, data: TrainingData, source: nn.Module) -> tuple[float, float]:
-        """What a short projection adds to the source's error, and its error on FGSM images."""
-        images, labels = next(data.validation_batches(100))
-        adversarial = attacked("fgsm", source, images, labels, 0.3)
-        latents = torch.randn(len(images), 2, self.config.latent) * math.sqrt(1 / self.config.latent)
-        self.eval()
-        wrong = []
-        for x in (images, adversarial):
-            run = _Projection(self.generator, self.config, x, latents.to(data.device), 100)
-            with torch.no_grad():
-                wrong.append((source(self.generator(run.run())).argmax(dim=1) != labels).float().mean())
-        self.train()
-        before = (source(images).argmax(dim=1) != labels).float().mean()
-        return float(wrong[0] - before), float(wrong[1])
+    def _briefly(self, x: Tensor) -> Tensor:
+        """A short projection: two restarts of 100 iterations."""
+        starts = self._std * torch.randn(len(x), 2, self.config.latent)
+        latents = _Projection(self.generator, self.config, x, starts.to(x.device), 100).run()
+        with torch.no_grad():
+            return self.generator(latents)  # type: ignore[no-any-return]
 
     def _fit_encoder(self, data: TrainingData, generator: torch.Generator) -> None:
         """The mean squared error of G(E(x)), with the latents held near the prior."""
@@ -209,7 +207,6 @@ class DefenseGan(Defense[DefenseGanConfig]):
             generator,
             batch_size=64,
             steps=config.encoder_steps,
-            stage=1,
             adam=adam,
         )
         for images, _ in loop:
@@ -218,6 +215,18 @@ class DefenseGan(Defense[DefenseGanConfig]):
             update(adam, error + 1e-4 * latents.square().mean())
             loop.report(encoder_error=error)
         self.generator.train().requires_grad_(True)
+
+
+@dataclass(frozen=True)
+class _Memory:
+    """Images of the last call, and the latents that were found for them."""
+
+    images: Tensor
+    latents: Tensor
+
+    def is_of(self, x: Tensor) -> bool:
+        """Whether `x` may be the same images a step later: others in their place would be too far off."""
+        return x.shape == self.images.shape and bool((x - self.images).abs().max() <= _STEP_APART)
 
 
 class _Projection:

@@ -13,8 +13,9 @@ from benchmark.datasets.contract import TrainingData
 from benchmark.noise import Noise
 from benchmark.plugin import Config, train
 from benchmark.training import Loop, steps_of
-from defenses.ape_nets import attacked, build_discriminator, build_generator, check_size, update
+from defenses.ape_nets import build_discriminator, build_generator, check_size
 from defenses.contract import Defense, defense
+from defenses.learning import attacked, update
 
 
 class IsoGanConfig(Config):
@@ -54,8 +55,8 @@ class IsoGan(Defense[IsoGanConfig]):
 
     Our reading of an under-specified paper: neither the net nor a weight of its losses is printed, and no
     code was published. The nets are APE-GAN's, which the paper says it improves on; its losses at image
-    level (repair, recovery, isomorphic) are mean squared errors of equal weight, the adversarial loss has
-    the share that it has in APE-GAN; its "label-level" loss is the cross-entropy of the source classifier
+    level (repair, recovery, isomorphic) are mean squared errors of weight 1, the adversarial loss weighs 0.3
+    (in APE-GAN 0.3 against 0.7); its "label-level" loss is the cross-entropy of the source classifier
     on the repaired image (the other reading, of real against generated, is the adversarial loss itself).
     D sees repaired and recovered images in equal shares.
     """

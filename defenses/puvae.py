@@ -16,8 +16,8 @@ from benchmark.datasets.contract import TrainingData
 from benchmark.noise import Noise
 from benchmark.plugin import Config, infer, train
 from benchmark.training import Loop, steps_of
-from defenses.ape_nets import attacked
 from defenses.contract import Defense, defense
+from defenses.learning import progress, update
 
 _FILTERS = 32
 _HIDDEN = 1024
@@ -123,28 +123,17 @@ class PuVae(Defense[PuVaeConfig]):
             kl = 0.5 * (mean.square() + std.square() - 2 * std.log() - 1).mean()
             ce = F.cross_entropy(source(made), labels)
             loss = config.rc_weight * rc + config.kl_weight * kl + config.ce_weight * ce
-            adam.zero_grad()
-            loss.backward()
-            adam.step()
+            update(adam, loss)
             loop.report(loss=loss, rc=rc, kl=kl, ce=ce)
             if config.check_every and loop.step % config.check_every == 0:
-                added, fgsm = self._progress(data, source)
+                self.eval()
+                added, fgsm = progress(
+                    lambda x: self.purify(x, Noise(0, range(len(x)))), data, source, images=500
+                )
+                self.train()
                 loop.report(added_error=added, fgsm_error=fgsm)
                 if added <= config.stop_clean and fgsm <= config.stop_fgsm:
                     loop.stop()
-
-    def _progress(self, data: TrainingData, source: nn.Module) -> tuple[float, float]:
-        """What purifying adds to the source's error, and its error on purified FGSM images."""
-        images, labels = next(data.validation_batches(500))
-        adversarial = attacked("fgsm", source, images, labels, 0.3)
-        self.eval()
-        with torch.no_grad():
-            before, clean, fgsm = (
-                (source(x).argmax(dim=1) != labels).float().mean()
-                for x in (images, *(self.purify(x, Noise(0, range(len(x)))) for x in (images, adversarial)))
-            )
-        self.train()
-        return float(clean - before), float(fgsm)
 
 
 class Encoder(nn.Module):

@@ -215,7 +215,7 @@ class Staged(Defense[Config]):
             adam.step()
             self.report(loop.step, loop.steps, loss=loss.item())
         adam = torch.optim.Adam(self.parameters(), lr=0.01)
-        loop = Loop(self, data, generator, batch_size=100, steps=5, stage=1, adam=adam)
+        loop = Loop(self, data, generator, batch_size=100, steps=5, adam=adam)
         for images, _ in loop:
             loss = F.mse_loss(self.second(self.first(images)), images)
             one_step(adam, loss)
@@ -312,8 +312,35 @@ class Dear(Defense[DearConfig]):
         return x * 0.95**self.config.iterations
 
 
+@defense("keeps")
+class Keeps(Defense[Config]):
+    """Gives back what it was given first, until it is told to forget."""
+
+    def __init__(self, config, image_shape, num_classes):
+        super().__init__(config, image_shape, num_classes)
+        self.kept = None
+
+    def forget(self):
+        self.kept = None
+
+    def purify(self, x, noise):
+        if self.kept is None or self.kept.shape != x.shape:
+            self.kept = x.detach().clone()
+        return self.kept
+
+
+@defense("breaks-in-attack")
+class BreaksInAttack(Defense[Config]):
+    @classmethod
+    def in_attack(cls, config):
+        raise RuntimeError("no cheaper way")
+
+    def purify(self, x, noise):
+        return x
+
+
 class DecidesConfig(Config):
-    how: Literal["well", "column", "list", "not-at-all"] = infer("well")
+    how: Literal["well", "column", "list", "not-at-all", "two-faced"] = infer("well")
 
 
 def decided(x):
@@ -332,6 +359,8 @@ class Decides(Defense[DecidesConfig]):
         if self.config.how == "not-at-all":
             return super().purify_and_decide(x, noise)
         label = decided(x)
+        if self.config.how == "two-faced":
+            return x, label
         return x * 0.9, {"well": label, "column": label[:, None], "list": label.tolist()}[self.config.how]
 
 

@@ -163,7 +163,9 @@ def test_the_facts_of_a_chain_follow_from_its_parts() -> None:
     decides = {"decides_label": True}
     assert purifier(plain, decides).decides_label
     assert not purifier(decides, plain).decides_label
-    assert purifier({"gate": 0.02}, {"gate": 0.3}, {"gate": 0.1}).gate == 0.3
+    trained: dict[str, Any] = {"trainable": True}
+    parts = ({"gate": 0.02} | trained, {"gate": 0.3}, {"gate": 0.1} | trained)
+    assert purifier(*parts).gate == 0.1  # what is not trained lends no gate
     cheaper = {"in_attack": {"steps": 1}}
     assert purifier(plain, cheaper).is_cheaper_in_attack
     assert not purifier(plain, plain).is_cheaper_in_attack

@@ -82,6 +82,9 @@ def test_what_is_written_beats_the_preset_which_beats_the_data_set(
     expected: tuple[str, int, int, float],
 ) -> None:
     found = _tuned(constructed, Path(session_store), dataset, **given)
+    # `rate` acts after training: the preset is changed by what is written out of the others alone
+    changed = bool(given.keys() & {"epochs", "width"})
+    assert found.pop("preset_changed", False) == changed
     assert found == dict(zip(("preset", "epochs", "width", "rate"), expected, strict=True))
 
 
@@ -159,10 +162,11 @@ def test_attacks_run_the_cheaper_setting_and_the_real_one_judges(constructed: Pa
         kind: {event for task, events in done if task.kind == kind for event in events}
         for kind in ("craft", "probe", "purify", "score")
     }
-    assert asked == {"craft": {1, "forget"}, "probe": {1, "forget"}, "purify": {4}, "score": {4}}
+    cheap, real = {1, "forget"}, {4, "forget"}
+    assert asked == {"craft": cheap, "probe": cheap, "purify": real, "score": real}
 
 
-def test_a_defense_forgets_before_each_attack_and_only_then(constructed: Path, tmp_path: Path) -> None:
+def test_a_defense_forgets_before_each_attack(constructed: Path, tmp_path: Path) -> None:
     done, _ = _dear_run(constructed, tmp_path, attacks=[{"name": "pgd", "eps": 0.1, "steps": 2}])
     crafts = [
         events
@@ -261,10 +265,49 @@ def test_a_decision_that_is_none_fails_the_cell(
     assert (records[records["defense"] == "identity"]["status"] == "ok").all()
 
 
+def test_a_defense_that_decides_may_not_show_the_judge_other_images(
+    constructed: Path, tmp_path: Path
+) -> None:
+    finished, _ = _run(constructed, tmp_path, defenses=[{"name": "decides", "how": "two-faced"}])
+    reasons = {row["reason"] for row in finished.failed}
+    assert reasons == {"defense decides: purify_and_decide() gives other images than purify()"}
+
+
+def test_what_a_purifier_saw_before_does_not_help_it_when_it_is_judged(
+    constructed: Path, tmp_path: Path
+) -> None:
+    _, records = _run(constructed, tmp_path, defenses=["identity", "keeps"], threats=["black-box"])
+    errors = records.set_index("defense")["error"]
+    assert errors["identity"] > 0.5
+    assert errors["keeps"] == errors["identity"]
+
+
+def test_a_cheaper_setting_that_cannot_be_made_names_its_plugin(constructed: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"breaks-in-attack .*in_attack raised RuntimeError.*no cheaper way"):
+        _run(constructed, tmp_path, defenses=["breaks-in-attack"])
+
+
+def test_a_cheaper_setting_withholds_the_claim(constructed: Path, tmp_path: Path) -> None:
+    attacks = [{"name": "pgd", "eps": 0.1, "steps": 10}]
+    _run(constructed, tmp_path, defenses=["identity", "dear"], threats=["white-box"], attacks=attacks)
+    board = pd.read_csv(tmp_path / "out" / "leaderboard.csv").set_index("defense")
+    assert board.loc["dear", "bound"] == "≥"
+    assert pd.isna(board.loc["dear", "rank"])
+    assert board.loc["identity", "rank"] == 1
+
+
 # --- gates, sizes, numbers of classes, expectation over draws ----------------------------------------
 
 
-def test_the_gate_may_differ_by_data_set(constructed: Path, tmp_path: Path) -> None:
+def test_a_gate_that_nothing_fails_is_refused(constructed: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"hard-task.*a gate of 1 is no gate"):
+        _run(constructed, tmp_path, defenses=["hard-task"], threats=["black-box"])
+
+
+def test_the_gate_may_differ_by_data_set(
+    constructed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmark.resolve._WIDEST_GATE", 1.0)
     datasets = [{"name": "digits", "n": 40}, {"name": "dimmed", "n": 40, "light": 0.9}]
     _, records = _run(
         constructed, tmp_path, datasets=datasets, defenses=["hard-task", "constant"], threats=["black-box"]

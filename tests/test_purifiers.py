@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from benchmark.noise import Noise
 from benchmark.registry import default_registry
 from defenses.ape_gan import ApeGan, ApeGanConfig
-from defenses.ape_nets import attacked, build_discriminator, build_generator
+from defenses.ape_nets import build_discriminator, build_generator
 from defenses.bit_depth import BitDepth, BitDepthConfig
 from defenses.contract import Defense
 from defenses.defense_gan import DefenseGan, DefenseGanConfig, _gradient_penalty, _Projection
 from defenses.gaussian_noise import GaussianNoise, GaussianNoiseConfig
 from defenses.iso_gan import IsoGan, IsoGanConfig
+from defenses.learning import attacked
 from defenses.magnet import Magnet, MagnetConfig
 from defenses.puvae import PuVae, PuVaeConfig
 from defenses.tv_min import TvMin, TvMinConfig, _variation_gradient

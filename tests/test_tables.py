@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from benchmark.tables import markdown
 from tests.conftest import Runner
 
@@ -27,6 +29,26 @@ def test_two_configurations_of_a_defense_are_told_apart_by_what_differs(small_ru
     text = markdown(small_run(defenses=defenses), "t")
     assert "shift (scale 1.0)" in text
     assert "shift (scale 0.5)" in text
+
+
+def test_chains_are_told_apart_by_the_parameters_of_their_parts(small_run: Runner) -> None:
+    chains = [{"chain": ["median", {"name": "shift", "scale": scale}]} for scale in (1.0, 0.5)]
+    text = markdown(small_run(defenses=chains, source="target"), "t")
+    assert "median+shift (2 shift scale 1.0)" in text
+    assert "median+shift (2 shift scale 0.5)" in text
+
+
+def test_a_preset_stands_beside_the_name_and_says_when_it_was_changed(small_run: Runner) -> None:
+    records = small_run(defenses=["tuned", {"name": "tuned", "preset": "paper", "width": 2}])
+    text = markdown(records, "t")
+    assert re.search(r"tuned \(.*width 3.*\) \[cpu\]", text)
+    assert re.search(r"tuned \(.*width 2.*\) \[paper, changed\]", text)
+
+
+def test_many_defenses_are_listed_downwards(small_run: Runner) -> None:
+    defenses = [{"name": "shift", "scale": i / 10, "source": "target"} for i in range(1, 9)]
+    lines = markdown(small_run(defenses=["identity", *defenses]), "t").splitlines()
+    assert any(line.startswith("|") and "shift (scale 0.3)" in line.split("|")[1] for line in lines)
 
 
 def test_a_doubt_is_marked_bounded_and_explained(small_run: Runner) -> None:

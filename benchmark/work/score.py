@@ -41,6 +41,13 @@ def purify(task: Purify, workshop: Workshop) -> None:
         again, _ = _draw(purifier, images, seed + 1, task.shard)
         if (again - purified).abs().max().item() > _SAME:
             raise PluginError(f"defense {task.label} is random but does not declare `stochastic = True`")
+    if task.images is None and decided is not None:
+        # Attacks run purify() alone: a defense that decides must not give the judge other images.
+        purifier.noise = Noise(seed, task.shard.indices)
+        with torch.no_grad(), seeded(seed):
+            attacked = purifier(images)
+        if (attacked - purified).abs().max().item() > _SAME:
+            raise PluginError(f"defense {task.label}: purify_and_decide() gives other images than purify()")
     meta = {"seconds": watch.seconds, "images": len(images), "task": task.content()}
     tensors = {"images": purified} | ({} if decided is None else {"decided": decided})
     workshop.store.put_tensors(address(task), tensors, meta)
@@ -52,6 +59,7 @@ def _draw(purifier: PurifierModule, images: Tensor, seed: int, shard: Shard) -> 
     The same for the same seed, whatever generator the defense draws from.
     """
     purifier.noise = Noise(seed, shard.indices)
+    purifier.forget()  # what an earlier purification saw must not help this one
     with torch.no_grad(), seeded(seed):
         return purifier.purify_and_decide(images)
 

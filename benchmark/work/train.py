@@ -31,7 +31,7 @@ def train_target(task: TrainTarget, workshop: Workshop) -> None:
             model.fit(data, _generator(task))
             model.eval()
             _check_classes(model, task, data)
-            _check_weights(model, task)
+            _check_weights(model, task, checkpoints.reached)
     wrong = total = 0
     with torch.no_grad():
         for images, labels in data.validation_batches(task.protocol.shard_size):
@@ -52,30 +52,30 @@ def train_defense(task: TrainDefense, workshop: Workshop) -> None:
         checkpoints = _attend(defense, task, workshop)
         with checkpoints:
             defense.fit(data, source, _generator(task))
-            _check_weights(defense, task)
+            _check_weights(defense, task, checkpoints.reached)
     _save(defense, task, workshop, {"seconds": checkpoints.seconds + watch.seconds})
     checkpoints.remove()
+
+
+_PASSING = (OSError, MemoryError, torch.OutOfMemoryError)
 
 
 class _StoredCheckpoints:
     """The state of a training that is not at its end, in the store; gone when it has failed.
 
-    `seconds` is what went into the training before it was taken up here.
+    `seconds` is what went into the training before it was taken up here, `reached` how far it is.
     """
 
     def __init__(self, task: TrainTarget | TrainDefense, store: Store) -> None:
-        self.seconds = 0.0
         self._address = Address("checkpoint", task.label, task.key)
         self._store = store
+        earlier = store.meta(self._address)
+        self.seconds = 0.0 if earlier is None else float(earlier["seconds"])
         self._begin = time.perf_counter()
+        self.reached = "no step that was reported"
 
     def load(self) -> dict[str, Tensor] | None:
-        meta = self._store.meta(self._address)
-        state = None if meta is None else self._store.get_tensors(self._address)
-        if meta is None or state is None:
-            return None
-        self.seconds = meta["seconds"]
-        return state
+        return self._store.get_tensors(self._address)
 
     def save(self, state: Mapping[str, Tensor]) -> None:
         seconds = self.seconds + time.perf_counter() - self._begin
@@ -88,7 +88,9 @@ class _StoredCheckpoints:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None and issubclass(kind, Exception | SystemExit):  # not when it was interrupted
+        # not when it was interrupted, nor for a full disk or memory: neither is the training's fault
+        fault = kind is not None and issubclass(kind, Exception | SystemExit)
+        if fault and not issubclass(kind or object, _PASSING):
             self.remove()
 
 
@@ -96,17 +98,22 @@ def _attend(plugin: Plugin[Any], task: TrainTarget | TrainDefense, workshop: Wor
     """Listen to a training, and keep its state."""
 
     def reporter(done: int, total: int, figures: Mapping[str, float]) -> None:
+        checkpoints.reached = _when(done, total, figures)
         for name, figure in figures.items():
             if not math.isfinite(figure):
-                when = f"epoch {figures['epoch']:.0f}, " if "epoch" in figures else ""
                 raise PluginError(
-                    f"training {task.label} diverged: {name} is {figure} in {when}step {done} of {total}"
+                    f"training {task.label} diverged: {name} is {figure} in {checkpoints.reached}"
                 )
         workshop.on_training(task, done, total, figures)
 
     plugin.reporter = reporter
     plugin.checkpoints = checkpoints = _StoredCheckpoints(task, workshop.store)
     return checkpoints
+
+
+def _when(done: int, total: int, figures: Mapping[str, float]) -> str:
+    epoch = f"epoch {figures['epoch']:.0f}, " if "epoch" in figures else ""
+    return f"{epoch}step {done} of {total}"
 
 
 def _generator(task: TrainTarget | TrainDefense) -> torch.Generator:
@@ -124,10 +131,12 @@ def _check_classes(classifier: torch.nn.Module, task: TrainTarget, data: Trainin
         )
 
 
-def _check_weights(module: torch.nn.Module, task: TrainTarget | TrainDefense) -> None:
+def _check_weights(module: torch.nn.Module, task: TrainTarget | TrainDefense, reached: str) -> None:
     for name, tensor in module.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise PluginError(f"training {task.label} diverged: weights {name} are not finite")
+            raise PluginError(
+                f"training {task.label} diverged: weights {name} are not finite after {reached}"
+            )
 
 
 def _save(

@@ -15,6 +15,7 @@ from benchmark.noise import Noise
 from benchmark.plugin import Config
 from benchmark.purifier import PurifierModule
 from benchmark.specimen import CLASSES, Specimen
+from benchmark.store import apart_in_memory
 
 _SAME = 1e-5
 """How far rounding may carry a pixel when the images are computed in other batches."""
@@ -165,7 +166,7 @@ def _gradient(specimen: Specimen) -> Verdict:
 
 
 def _saved(specimen: Specimen) -> Verdict:
-    weights = {name: _apart_in_memory(tensor) for name, tensor in specimen.defense.state_dict().items()}
+    weights = apart_in_memory(specimen.defense.state_dict())
     fresh = specimen.make(99)
     fresh.load_state_dict(load(save(weights)) if weights else {})
     images, expected = (
@@ -216,11 +217,6 @@ def _exactly(specimen: Specimen) -> float:
 
 def _apart(one: Tensor, other: Tensor) -> float:
     return (one - other).abs().max().item()
-
-
-def _apart_in_memory(tensor: Tensor) -> Tensor:
-    """As the store does: safetensors refuses tensors that share memory."""
-    return tensor.detach().cpu().clone().contiguous()
 
 
 def _milliseconds(seconds: float) -> str:

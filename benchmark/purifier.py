@@ -47,10 +47,10 @@ class PurifierModule(nn.Module):
 
     def purify_and_decide(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Purified images, and the last part's own labels (B,) where it decides any."""
-        decision = None
-        for part in self.parts:
-            x, decision = self._purify(part, x, decide=part.decides_label)
-        return x, decision
+        *earlier, last = self.parts  # what attacks run decides nothing: nor may what is not asked
+        for part in earlier:
+            x, _ = self._purify(part, x, decide=False)
+        return self._purify(last, x, decide=last.decides_label)
 
     def _purify(self, part: Defense[Any], x: Tensor, *, decide: bool) -> tuple[Tensor, Tensor | None]:
         if not torch.isfinite(x).all():

@@ -16,6 +16,7 @@ from benchmark.errors import PluginError
 from benchmark.noise import Noise
 from benchmark.plugin import Config
 from benchmark.purifier import PurifierModule
+from benchmark.training import not_finite
 from benchmark.work.seeding import seeded
 from benchmark.work.workshop import Stopwatch
 from defenses.contract import Defense
@@ -80,11 +81,12 @@ class Specimen:
         """
         before = {name: tensor.clone() for name, tensor in self.defense.state_dict().items()}
         done, total = self._fit()
-        changed = 0
-        for name, tensor in self.defense.state_dict().items():
-            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                raise PluginError(f"weights {name} are not finite after {done} steps")
-            changed += name not in before or not torch.equal(tensor, before[name])
+        if (wrong := not_finite(self.defense)) is not None:
+            raise PluginError(f"weights {wrong} are not finite after {done} steps")
+        changed = sum(
+            name not in before or not torch.equal(tensor, before[name])
+            for name, tensor in self.defense.state_dict().items()
+        )
         if not changed:
             raise PluginError("fit() changed no weights")
         if not total:

@@ -83,9 +83,7 @@ class Store:
         """Write tensors (float32 stays float32) under an address."""
         from safetensors.torch import save
 
-        # cloned: safetensors refuses tensors that share memory, as tied weights do
-        apart = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-        self._put(address, "tensors", save(apart), meta)
+        self._put(address, "tensors", save(apart_in_memory(tensors)), meta)
 
     def get_tensors(self, address: Address) -> dict[str, Any] | None:
         """The tensors, on the CPU; None where the entry is absent or was damaged."""
@@ -194,6 +192,11 @@ class Store:
     def _set_aside(self, address: Address) -> None:
         self._files.mv(self._path(address), f"{self._path(address)}.damaged")
         self._warn(f"the stored {address} is damaged: set aside, will be computed again")
+
+
+def apart_in_memory(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Copies on the CPU: safetensors refuses tensors that share memory, as tied weights do."""
+    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
 
 
 def _protocols(files: Any) -> tuple[str, ...]:

@@ -25,9 +25,11 @@ class Loop:
 
     State is saved now and then; when the same training is started again, the loop goes on from there
     and ends with the same weights as if it had never been cut off. So that this holds, everything that
-    the steps change must be in `kept`, and what they draw must come from `generator` or from torch's
-    global generators. Of optimizers the running averages are kept and not the settings: set a rate that
-    changes from `step`. A `fit` may run several loops in turn; their order tells them apart.
+    the steps change must be in `kept`, what they draw must come from `generator` or from torch's global
+    generators, and what they compute must be deterministic (scattered sums, such as the gradient of
+    `weights[labels]`, are not: use `F.one_hot` or `F.embedding`). Of optimizers the running averages are
+    kept and not the settings: set a rate that changes from `step`. A `fit` may run several loops in turn;
+    their order tells them apart.
 
     Args:
         plugin: Who is trained; told of progress, and asked for its checkpoints.
@@ -139,6 +141,14 @@ class Loop:
                 kept.load_state_dict(tensors)
             else:
                 _set_moments(kept, tensors)
+
+
+def not_finite(module: nn.Module) -> str | None:
+    """The name of some weights that are not finite, where there are any."""
+    for name, tensor in module.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            return name
+    return None
 
 
 def steps_of(data: TrainingData, *, epochs: int, batch_size: int, at_least: int = 0) -> int:

@@ -18,7 +18,7 @@ from benchmark.noise import Noise
 from benchmark.plugin import Config, infer, train
 from benchmark.training import Loop
 from defenses.contract import Defense, defense
-from defenses.learning import progress, update
+from defenses.learning import Goal, check_small, update
 
 _PLATEAU_WINDOW = 20
 
@@ -109,11 +109,9 @@ class DefenseGan(Defense[DefenseGanConfig]):
 
     def __init__(self, config: DefenseGanConfig, image_shape: tuple[int, int, int], num_classes: int) -> None:
         super().__init__(config, image_shape, num_classes)
-        channels, height, width = image_shape
-        if (height, width) not in ((28, 28), (32, 32)):
-            raise ValueError(f"defense-gan takes 28×28 or 32×32 images, got {height}×{width}")
+        check_small(self.name, image_shape)
         self.generator = build_generator(config, image_shape)
-        self.encoder = _convolutions(channels, config.latent)
+        self.encoder = _convolutions(image_shape[0], config.latent)
         self.generator.apply(_initialise)
         self.to(memory_format=torch.channels_last)  # a third faster on CPUs
         self._std = config.start_std or math.sqrt(1 / config.latent)
@@ -168,6 +166,7 @@ class DefenseGan(Defense[DefenseGanConfig]):
             adam_g=adam_g,
             adam_d=adam_d,
         )
+        goal = Goal(config.stop_clean, config.stop_fgsm, images=100)
         for real, _ in loop:
             latents = torch.randn(len(real), config.latent, device=data.device)
             with torch.no_grad():
@@ -180,12 +179,7 @@ class DefenseGan(Defense[DefenseGanConfig]):
                 _average(self.generator, live, config.average, loop.step // config.critic_steps)
             loop.report(distance=distance)
             if config.check_every and loop.step % (config.check_every * config.critic_steps) == 0:
-                self.eval()
-                added, fgsm = progress(self._briefly, data, source, images=100)
-                self.train()
-                loop.report(added_error=added, fgsm_error=fgsm)
-                if added <= config.stop_clean and fgsm <= config.stop_fgsm:
-                    loop.stop()
+                goal.look(loop, self, self._briefly, data, source)
 
     def _briefly(self, x: Tensor) -> Tensor:
         """A short projection: two restarts of 100 iterations."""

@@ -17,7 +17,7 @@ from benchmark.noise import Noise
 from benchmark.plugin import Config, infer, train
 from benchmark.training import Loop, steps_of
 from defenses.contract import Defense, defense
-from defenses.learning import progress, update
+from defenses.learning import Goal, check_small, update
 
 _FILTERS = 32
 _HIDDEN = 1024
@@ -87,9 +87,7 @@ class PuVae(Defense[PuVaeConfig]):
 
     def __init__(self, config: PuVaeConfig, image_shape: tuple[int, int, int], num_classes: int) -> None:
         super().__init__(config, image_shape, num_classes)
-        _, height, width = image_shape
-        if (height, width) not in ((28, 28), (32, 32)):
-            raise ValueError(f"puvae takes 28×28 or 32×32 images, got {height}×{width}")
+        check_small(self.name, image_shape)
         self.encoder = Encoder(image_shape, config.latent, num_classes)
         self.decoder = Decoder(image_shape, config.latent, num_classes)
         self.to(memory_format=torch.channels_last)  # twice as fast on CPUs
@@ -116,6 +114,7 @@ class PuVae(Defense[PuVaeConfig]):
         adam = torch.optim.Adam(self.parameters(), lr=config.lr, fused=True)
         steps = steps_of(data, epochs=config.epochs, batch_size=config.batch_size, at_least=config.min_steps)
         loop = Loop(self, data, generator, batch_size=config.batch_size, steps=steps, adam=adam)
+        goal = Goal(config.stop_clean, config.stop_fgsm, images=500)
         for images, labels in loop:
             mean, std = self.encoder(images, labels)
             made = self.decoder(mean + std * torch.randn_like(std), labels)
@@ -126,14 +125,10 @@ class PuVae(Defense[PuVaeConfig]):
             update(adam, loss)
             loop.report(loss=loss, rc=rc, kl=kl, ce=ce)
             if config.check_every and loop.step % config.check_every == 0:
-                self.eval()
-                added, fgsm = progress(
-                    lambda x: self.purify(x, Noise(0, range(len(x)))), data, source, images=500
-                )
-                self.train()
-                loop.report(added_error=added, fgsm_error=fgsm)
-                if added <= config.stop_clean and fgsm <= config.stop_fgsm:
-                    loop.stop()
+                goal.look(loop, self, self._with_fixed_noise, data, source)
+
+    def _with_fixed_noise(self, x: Tensor) -> Tensor:
+        return self.purify(x, Noise(0, range(len(x))))
 
 
 class Encoder(nn.Module):
@@ -151,27 +146,27 @@ class Encoder(nn.Module):
             nn.ReLU(),
             nn.Flatten(),
         )
-        self.flat = _FILTERS * height * width
         self.classes = classes
-        self.hidden = nn.Linear(self.flat + classes, _HIDDEN)
+        # one dense layer in two parts: features are computed once for all labels
+        self.from_features = nn.Linear(_FILTERS * height * width, _HIDDEN)
+        self.from_label = nn.Linear(classes, _HIDDEN, bias=False)
         self.statistics = nn.Sequential(
             nn.ReLU(), nn.Linear(_HIDDEN, _HIDDEN), nn.ReLU(), nn.Linear(_HIDDEN, 2 * latent)
         )
 
     def forward(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation, each (B, latent)."""
-        return self._statistics(self._from_image(x) + self._from_labels(labels))
+        return self._statistics(self.from_features(self.features(x)) + self._from_labels(labels))
 
     def for_every_label(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation under each label, each (B, classes, latent)."""
         labels = torch.arange(self.classes, device=x.device)
-        return self._statistics(self._from_image(x)[:, None] + self._from_labels(labels))
-
-    def _from_image(self, x: Tensor) -> Tensor:
-        return F.linear(self.features(x), self.hidden.weight[:, : self.flat], self.hidden.bias)
+        hidden = self.from_features(self.features(x))[:, None]
+        return self._statistics(hidden + self._from_labels(labels))
 
     def _from_labels(self, labels: Tensor) -> Tensor:
-        return self.hidden.weight[:, self.flat :].T[labels]
+        weight = self.from_label.weight
+        return self.from_label(F.one_hot(labels, self.classes).to(weight.dtype))  # type: ignore[no-any-return]
 
     def _statistics(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         mean, spread = self.statistics(hidden).chunk(2, dim=-1)

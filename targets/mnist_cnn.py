@@ -6,12 +6,15 @@ C follows cleverhans, its origin: paddings SAME, VALID, VALID (28 → 14 → 5 �
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.datasets.contract import TrainingData
 from benchmark.plugin import Config, train
+from benchmark.training import Loop, steps_of
 from targets.contract import Target, target
 
 
@@ -42,22 +45,16 @@ class _MnistCnn(Target[MnistCnnConfig]):
 
     def fit(self, data: TrainingData, generator: torch.Generator) -> None:
         config = self.config
-        per_epoch = data.batches_per_epoch(config.batch_size)
-        epochs = max(config.epochs, -(-config.min_steps // per_epoch))
-        total = epochs * per_epoch
-        optimizer = torch.optim.Adam(self.parameters(), lr=config.lr)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
-        done = 0
-        for _ in range(epochs):
-            for images, labels in data.batches(config.batch_size, generator):
-                loss = F.cross_entropy(self(images), labels)
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                schedule.step()
-                done += 1
-                if done % 20 == 0 or done == total:
-                    self.report(done, total, loss=loss.item())
+        adam = torch.optim.Adam(self.parameters(), lr=config.lr)
+        steps = steps_of(data, epochs=config.epochs, batch_size=config.batch_size, at_least=config.min_steps)
+        loop = Loop(self, data, generator, batch_size=config.batch_size, steps=steps, adam=adam)
+        for images, labels in loop:
+            adam.param_groups[0]["lr"] = config.lr * (1 + math.cos(math.pi * (loop.step - 1) / steps)) / 2
+            loss = F.cross_entropy(self(images), labels)
+            adam.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            adam.step()
+            loop.report(loss=loss)
 
 
 @target("mnist-a")

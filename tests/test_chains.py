@@ -205,6 +205,16 @@ def test_the_module_of_a_chain_is_the_modules_of_its_parts_in_turn() -> None:
     assert not torch.equal(*outputs)
 
 
+def test_only_the_last_part_of_a_chain_decides(constructed: Path) -> None:
+    plugin = default_registry([constructed]).get("defense", "decides").load()
+    shifty, honest = (plugin(plugin.config_type()(how=how), (1, 28, 28), 10) for how in ("two-faced", "well"))
+    x = torch.rand(3, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    images, label = PurifierModule([shifty, honest]).purify_and_decide(x)
+    assert torch.equal(images, x * 0.9 * 0.9)  # what attacks are shown, not what a decision comes with
+    assert label is not None
+    assert torch.equal(images, PurifierModule([shifty, honest])(x))
+
+
 def test_a_part_is_trained_once_for_all_chains_and_its_own_row(constructed: Path, tmp_path: Path) -> None:
     defenses = ["shift", {"chain": ["median", "shift"]}, {"chain": ["shift", "round8"]}]
     finished, cells, _ = _run(constructed, tmp_path / "store", defenses)

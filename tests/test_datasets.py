@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmark.datasets.contract import TrainingData, class_balanced_order
+from benchmark.datasets.contract import class_balanced_order
 from benchmark.datasets.digits import Digits
 from benchmark.datasets.idx import FashionMnist, Mnist
 from benchmark.plugin import Config
@@ -41,17 +41,6 @@ def test_every_prefix_of_the_order_is_class_balanced() -> None:
     counts = labels[order][:15].bincount()
     assert counts.tolist() == [5, 5, 5]
     assert torch.equal(order, class_balanced_order(labels))
-
-
-def test_training_batches_shuffle_by_the_generator_and_cover_an_epoch() -> None:
-    splits = Digits(Config(), Path()).splits()
-    data = TrainingData(splits.train, splits.validation, (1, 28, 28), 10, torch.device("cpu"))
-    first = [labels for _, labels in data.batches(100, torch.Generator().manual_seed(0))]
-    again = [labels for _, labels in data.batches(100, torch.Generator().manual_seed(0))]
-    other = [labels for _, labels in data.batches(100, torch.Generator().manual_seed(1))]
-    assert len(first) == data.batches_per_epoch(100) == 10
-    assert torch.equal(torch.cat(first), torch.cat(again))
-    assert not torch.equal(torch.cat(first), torch.cat(other))
 
 
 @pytest.mark.data

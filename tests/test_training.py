@@ -110,6 +110,12 @@ def _seconds(store: Path, kind: str) -> float:
     return float(json.loads(path.read_text())["meta"]["seconds"])
 
 
+def _curve(store: Path) -> list[dict[str, float]]:
+    """What the training reported, as kept with its weights."""
+    (path,) = store.glob("train-defense/*/*.json")
+    return list(json.loads(path.read_text())["meta"]["curve"])
+
+
 def _checkpoints(store: Path) -> list[Path]:
     return [path for path in store.glob("checkpoint/*/*") if path.is_file()]
 
@@ -157,6 +163,8 @@ def test_a_training_cut_off_and_run_again_ends_with_the_same_weights(
         assert found[key].dtype == tensor.dtype
         assert torch.equal(found[key], tensor), key
     assert _seconds(tmp_path / "cut", "train-defense") > spent
+    assert _curve(tmp_path / "cut") == _curve(store)
+    assert [point["step"] for point in _curve(store)] == whole
     assert not _checkpoints(store)
     assert not _checkpoints(tmp_path / "cut")
 

@@ -83,26 +83,17 @@ class TrainingData:
         """The training (images, labels) at `indices`."""
         return self.train.take(indices).to(self.device), self.train.labels[indices].to(self.device)
 
-    def batches(self, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """One epoch of shuffled (images, labels); a last smaller batch is left out when others exist."""
-        order = torch.randperm(len(self.train), generator=generator)
-        yield from self._walk(self.train, order, size, drop_last=len(order) > size)
-
     def batches_per_epoch(self, size: int) -> int:
-        """How many batches `batches(size, …)` yields."""
+        """Batches in one pass over the training images, the smaller rest left out when there are others."""
         return max(1, len(self.train) // size)
 
     def validation_batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """All validation (images, labels), in order."""
-        yield from self._walk(self.validation, torch.arange(len(self.validation)), size, drop_last=False)
-
-    def _walk(
-        self, split: Split, order: Tensor, size: int, *, drop_last: bool
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        stop = len(order) - len(order) % size if drop_last else len(order)
-        for start in range(0, stop, size):
-            chosen = order[start : start + size]
-            yield split.take(chosen).to(self.device), split.labels[chosen].to(self.device)
+        count = len(self.validation)
+        for start in range(0, count, size):
+            chosen = torch.arange(start, min(start + size, count))
+            images, labels = self.validation.take(chosen), self.validation.labels[chosen]
+            yield images.to(self.device), labels.to(self.device)
 
 
 class Dataset(Plugin[ConfigT], ABC, Generic[ConfigT]):

@@ -43,9 +43,7 @@ def purify(task: Purify, workshop: Workshop) -> None:
             raise PluginError(f"defense {task.label} is random but does not declare `stochastic = True`")
     if task.images is None and decided is not None:
         # Attacks run purify() alone: a defense that decides must not give the judge other images.
-        purifier.noise = Noise(seed, task.shard.indices)
-        with torch.no_grad(), seeded(seed):
-            attacked = purifier(images)
+        attacked, _ = _draw(purifier, images, seed, task.shard, decide=False)
         if (attacked - purified).abs().max().item() > _SAME:
             raise PluginError(f"defense {task.label}: purify_and_decide() gives other images than purify()")
     meta = {"seconds": watch.seconds, "images": len(images), "task": task.content()}
@@ -53,15 +51,17 @@ def purify(task: Purify, workshop: Workshop) -> None:
     workshop.store.put_tensors(address(task), tensors, meta)
 
 
-def _draw(purifier: PurifierModule, images: Tensor, seed: int, shard: Shard) -> tuple[Tensor, Tensor | None]:
-    """One purification, and the defense's own labels where it decides any.
+def _draw(
+    purifier: PurifierModule, images: Tensor, seed: int, shard: Shard, *, decide: bool = True
+) -> tuple[Tensor, Tensor | None]:
+    """One purification, and the defense's own labels where it decides any and is asked to.
 
     The same for the same seed, whatever generator the defense draws from.
     """
     purifier.noise = Noise(seed, shard.indices)
     purifier.forget()  # what an earlier purification saw must not help this one
     with torch.no_grad(), seeded(seed):
-        return purifier.purify_and_decide(images)
+        return purifier.purify_and_decide(images) if decide else (purifier(images), None)
 
 
 def _purify_seed(task: Purify) -> int:

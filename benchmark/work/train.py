@@ -17,6 +17,7 @@ from benchmark.keys import seed_from
 from benchmark.plugin import Plugin
 from benchmark.store import Address, Store
 from benchmark.tasks import TrainDefense, TrainTarget
+from benchmark.training import not_finite
 from benchmark.work.seeding import seeded
 from benchmark.work.workshop import Stopwatch, Workshop, address
 
@@ -37,7 +38,7 @@ def train_target(task: TrainTarget, workshop: Workshop) -> None:
         for images, labels in data.validation_batches(task.protocol.shard_size):
             wrong += int((model(images).argmax(dim=1) != labels).sum())
             total += len(labels)
-    meta = {"seconds": checkpoints.seconds + watch.seconds, "validation_error": wrong / max(1, total)}
+    meta = checkpoints.account(watch) | {"validation_error": wrong / max(1, total)}
     _save(model, task, workshop, meta)
     checkpoints.remove()
 
@@ -53,17 +54,20 @@ def train_defense(task: TrainDefense, workshop: Workshop) -> None:
         with checkpoints:
             defense.fit(data, source, _generator(task))
             _check_weights(defense, task, checkpoints.reached)
-    _save(defense, task, workshop, {"seconds": checkpoints.seconds + watch.seconds})
+    _save(defense, task, workshop, checkpoints.account(watch))
     checkpoints.remove()
 
 
-_PASSING = (OSError, MemoryError, torch.OutOfMemoryError)
+_NO_FAULT = (OSError, MemoryError, torch.OutOfMemoryError)
 
 
 class _StoredCheckpoints:
     """The state of a training that is not at its end, in the store; gone when it has failed.
 
-    `seconds` is what went into the training before it was taken up here, `reached` how far it is.
+    Attributes:
+        seconds: What went into the training before it was taken up here.
+        reached: How far it is, in words.
+        curve: The figures that it reported, by step.
     """
 
     def __init__(self, task: TrainTarget | TrainDefense, store: Store) -> None:
@@ -71,6 +75,7 @@ class _StoredCheckpoints:
         self._store = store
         earlier = store.meta(self._address)
         self.seconds = 0.0 if earlier is None else float(earlier["seconds"])
+        self.curve: list[dict[str, float]] = [] if earlier is None else earlier["curve"]
         self._begin = time.perf_counter()
         self.reached = "no step that was reported"
 
@@ -79,7 +84,11 @@ class _StoredCheckpoints:
 
     def save(self, state: Mapping[str, Tensor]) -> None:
         seconds = self.seconds + time.perf_counter() - self._begin
-        self._store.replace_tensors(self._address, state, {"seconds": seconds})
+        self._store.replace_tensors(self._address, state, {"seconds": seconds, "curve": self.curve})
+
+    def account(self, watch: Stopwatch) -> dict[str, Any]:
+        """What the whole training took, and how it went."""
+        return {"seconds": self.seconds + watch.seconds, "curve": self.curve}
 
     def remove(self) -> None:
         self._store.remove(self._address)
@@ -88,10 +97,9 @@ class _StoredCheckpoints:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        # not when it was interrupted, nor for a full disk or memory: neither is the training's fault
-        fault = kind is not None and issubclass(kind, Exception | SystemExit)
-        if fault and not issubclass(kind or object, _PASSING):
-            self.remove()
+        if kind is None or issubclass(kind, _NO_FAULT) or not issubclass(kind, Exception | SystemExit):
+            return  # over, or cut off: by the user, or by a full disk or memory
+        self.remove()
 
 
 def _attend(plugin: Plugin[Any], task: TrainTarget | TrainDefense, workshop: Workshop) -> _StoredCheckpoints:
@@ -99,6 +107,7 @@ def _attend(plugin: Plugin[Any], task: TrainTarget | TrainDefense, workshop: Wor
 
     def reporter(done: int, total: int, figures: Mapping[str, float]) -> None:
         checkpoints.reached = _when(done, total, figures)
+        checkpoints.curve.append({"step": done, **figures})
         for name, figure in figures.items():
             if not math.isfinite(figure):
                 raise PluginError(
@@ -132,11 +141,8 @@ def _check_classes(classifier: torch.nn.Module, task: TrainTarget, data: Trainin
 
 
 def _check_weights(module: torch.nn.Module, task: TrainTarget | TrainDefense, reached: str) -> None:
-    for name, tensor in module.state_dict().items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise PluginError(
-                f"training {task.label} diverged: weights {name} are not finite after {reached}"
-            )
+    if (wrong := not_finite(module)) is not None:
+        raise PluginError(f"training {task.label} diverged: weights {wrong} are not finite after {reached}")
 
 
 def _save(

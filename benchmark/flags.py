@@ -16,6 +16,8 @@ from benchmark.threats import THREATS
 
 _MOVED_SHARE = 0.5
 
+_ENOUGH_DRAWS = 10
+
 
 @dataclass(frozen=True)
 class Flag:
@@ -47,6 +49,10 @@ FLAGS: dict[str, Flag] = {
         "doubt",
         "attacks ran a cheaper setting of the defense, which its plugin offers; the real one judged what "
         "they found (white-box)",
+    ),
+    "few-draws": Flag(
+        "doubt",
+        "the defense is random, and attacks averaged fewer than ten of its draws at each step (white-box)",
     ),
     "below-control": Flag(
         "note",
@@ -96,4 +102,6 @@ def cell_flags(
         found.append("purifier-not-trained")
     if not threat.images_made_on_target and purifier.is_cheaper_in_attack:
         found.append("cheap-surface")
+    if purifier.stochastic and cell.threat.config.get("eot", _ENOUGH_DRAWS) < _ENOUGH_DRAWS:
+        found.append("few-draws")
     return found

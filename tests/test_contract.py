@@ -380,6 +380,9 @@ def test_eot_is_in_the_row_and_in_the_number_of_purifications(constructed: Path,
         _, records = _run(constructed, tmp_path, defenses=["noisy", "identity"], threats=_white_box(eot))
         assert {json.loads(config)["eot"] for config in records["threat_config"]} == {eot}
         purifies[eot] = dict(zip(records["defense"], records["purifies"], strict=True))
+        flags = dict(zip(records["defense"], records["flags"].fillna(""), strict=True))
+        assert "few-draws" in flags["noisy"].split()
+        assert "few-draws" not in flags["identity"].split()
     assert purifies[1]["noisy"] == purifies[1]["identity"] > 0
     assert purifies[3]["noisy"] == 3 * purifies[1]["noisy"]
     assert purifies[3]["identity"] == purifies[1]["identity"]
@@ -390,6 +393,7 @@ def test_ten_draws_are_the_default_and_a_defense_without_noise_is_not_attacked_a
 ) -> None:
     _, records = _run(constructed, tmp_path, threats=_white_box(None))
     assert json.loads(records["threat_config"][0])["eot"] == 10
+    assert not records["flags"].fillna("").str.contains("few-draws").any()
     finished, again = _run(constructed, tmp_path, threats=_white_box(2))
     assert finished.execution.done == {}
     assert again["error"].tolist() == records["error"].tolist()

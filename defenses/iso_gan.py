@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -19,7 +20,8 @@ from defenses.learning import attacked, update
 
 
 class IsoGanConfig(Config):
-    """`preset: paper` is 70,000 batches of 32; `cpu` fits two cores.
+    """`preset: paper` is 70,000 batches of 32; `cpu` fits two cores: fewer batches, at a rate that falls
+    to zero along half a cosine (`anneal`).
 
     Weights of the generator's losses: `repair_weight` of MSE(G(x_adv), x), `recovery_weight` of
     MSE(G(x), x), `iso_weight` of MSE(G(x_adv), G(x)), `gan_weight` of the adversarial loss, `label_weight`
@@ -30,13 +32,16 @@ class IsoGanConfig(Config):
     `eps` of the FGSM training images is 0.3 for grey and 0.15 for colour images, as in the paper.
     """
 
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": {"epochs": 1, "min_steps": 70_000}}
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "paper": {"epochs": 1, "min_steps": 70_000, "anneal": False}
+    }
 
     preset: Literal["cpu", "paper"] = train("cpu")
     epochs: int = train(1, ge=1)
     min_steps: int = train(1500, ge=0)
     batch_size: int = train(32, ge=2)
     lr: float = train(2e-4, gt=0)
+    anneal: bool = train(True)
     beta1: float = train(0.5, ge=0, lt=1)
     eps: float | None = train(None, ge=0, le=1)
     repair_weight: float = train(1.0, ge=0)
@@ -79,19 +84,23 @@ class IsoGan(Defense[IsoGanConfig]):
         betas = (config.beta1, 0.999)
         adam_g = torch.optim.Adam(self.generator.parameters(), lr=config.lr, betas=betas)
         adam_d = torch.optim.Adam(discriminator.parameters(), lr=config.lr, betas=betas)
+        steps = steps_of(data, epochs=config.epochs, batch_size=config.batch_size, at_least=config.min_steps)
         loop = Loop(
             self,
             data,
             generator,
             batch_size=config.batch_size,
-            steps=steps_of(
-                data, epochs=config.epochs, batch_size=config.batch_size, at_least=config.min_steps
-            ),
+            steps=steps,
             discriminator=discriminator,
             adam_g=adam_g,
             adam_d=adam_d,
         )
         for clean, labels in loop:
+            if config.anneal:
+                for adam in (adam_g, adam_d):
+                    adam.param_groups[0]["lr"] = (
+                        config.lr * (1 + math.cos(math.pi * (loop.step - 1) / steps)) / 2
+                    )
             adversarial = attacked("fgsm", source, clean, labels, eps)
             # one pass, so that batch normalisation sees both kinds as it will when purifying
             repaired, recovered = self.generator(torch.cat([adversarial, clean])).chunk(2)

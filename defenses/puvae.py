@@ -54,7 +54,7 @@ class PuVaeConfig(Config):
     latent: int = train(50, ge=1)
     epochs: int = train(3, ge=1)
     min_steps: int = train(200, ge=0)
-    batch_size: int = train(128, ge=2)
+    batch_size: int = train(64, ge=2)
     lr: float = train(1e-3, gt=0)
     anneal: bool = train(True)
     rc_weight: float = train(0.01, ge=0)

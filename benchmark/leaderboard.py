@@ -122,12 +122,14 @@ def _grouped(evidence: Iterable[_Evidence], by: Any) -> list[list[_Evidence]]:
 
 def _ball_rows(everything: Sequence[_Evidence], ball: list[_Evidence]) -> list[Row]:
     standings = [_standing(everything, own) for own in _grouped(ball, _defense)]
-    complete = [standing for standing in standings if not standing.incomplete]
-    shared = min((standing.covered for standing in complete), default=0)
-    rows = []
-    for standing in standings:
-        n = shared if not standing.incomplete else standing.covered
-        rows.append(_row(standing, n, [other for other in standings if other.control]))
+    controls = [standing for standing in standings if standing.control]
+    rows = [_row(standing, standing.covered, controls) for standing in standings]
+    # What is ranked is compared on the images that all of it has; a row in doubt takes none from the others.
+    shared = min((row["n"] for row in rows if row["bound"] == "="), default=0)
+    rows = [
+        _row(standing, shared, controls) if row["bound"] == "=" else row
+        for standing, row in zip(standings, rows, strict=True)
+    ]
     return _ranked(rows)
 
 

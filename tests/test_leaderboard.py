@@ -48,19 +48,26 @@ def cells(*attacks: AttackRef, defenses: tuple[str, ...] = ("mine", "placebo"), 
 
 
 def result(
-    cell: Cell, wrong: set[int], *, linf: float = 0.3, margins=None, status: str = "ok", flags: str = ""
+    cell: Cell,
+    wrong: set[int],
+    *,
+    linf: float = 0.3,
+    margins=None,
+    status: str = "ok",
+    flags: str = "",
+    n: int = N,
 ) -> Result:
     row = dict.fromkeys(COLUMNS) | cell.identity | {"status": status, "flags": flags}
     row |= dict.fromkeys(("clean_error", "psnr", "ssim", "purify_ms"), 0.0)
     if status != "ok":
         return Result(row, None)
-    labels = np.zeros(N, dtype=int)
+    labels = np.zeros(n, dtype=int)
     predictions = labels.copy()
     predictions[list(wrong)] = 1
     table = {"label": labels, "clean": labels, "adversarial": predictions}
     margins = np.where(predictions == 1, 1.0, -1.0) if margins is None else np.asarray(margins, dtype=float)
-    table |= {"margin": margins, "clean_margin": np.full(N, -2.0)}
-    table |= {norm: np.full(N, linf) for norm in ("l0", "l2", "linf")}
+    table |= {"margin": margins, "clean_margin": np.full(n, -2.0)}
+    table |= {norm: np.full(n, linf) for norm in ("l0", "l2", "linf")}
     return Result(row, pyarrow.table(table))
 
 
@@ -130,6 +137,15 @@ def test_a_doubt_takes_the_rank_away_but_keeps_the_successes() -> None:
     assert pd.isna(rows.loc["mine", "rank"])
     assert rows.loc["mine", "error"] == 0.02
     assert rows.loc["mine", "bound"] == "≥"
+
+
+@pytest.mark.parametrize(("flags", "shared"), [("zero-gradient", N), ("", 40)])
+def test_only_ranked_rows_say_how_many_images_count(flags: str, shared: int) -> None:
+    few = {"mine": {"n": 40, "flags": flags}}
+    rows = board([(c, result(c, {1, 2}, **few.get(c.purifier.name, {}))) for c in cells(PGD)])
+    assert rows.loc["placebo", "n"] == shared
+    assert rows.loc["placebo", "error"] == 2 / shared
+    assert rows.loc["mine", "n"] == 40
 
 
 def test_a_row_that_claims_nothing_has_nothing_to_withhold() -> None:

@@ -29,41 +29,45 @@ def markdown(records: pd.DataFrame, title: str) -> str:
         title: The heading.
     """
     tried = records[records["status"] != "skipped"].copy()
-    parts = [f"# {title}", _legend(tried)]
+    marks = _flag_marks(tried)
+    parts = [f"# {title}", _legend(tried, marks)]
     if not tried.empty:
         tried["column"] = _labels(tried, "defense", "defense_config")
         tried["line"] = _attack_labels(tried)
         tried["target"] = _labels(tried, "target", "target_config")
         for (dataset, target, n), block in tried.groupby(["dataset", "target", "n"], sort=False):
             parts.append(f"## {dataset}, {target} (n = {n}{_seeds(block)})")
-            parts += [_errors(block, threat) for threat in THREATS if (block["threat"] == threat).any()]
+            parts += [
+                _errors(block, threat, marks) for threat in THREATS if (block["threat"] == threat).any()
+            ]
             parts.append(_fidelity(block[block["status"] == "ok"]))
     parts += _troubles(records)
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _legend(records: pd.DataFrame) -> str:
+def _legend(records: pd.DataFrame, marks: dict[str, str]) -> str:
     lines = ["Errors in percent; 95 % Wilson intervals are in `records.csv`."]
     lines += [
         f"- **{t.name}**: the attacker {t.meaning}."
         for n, t in THREATS.items()
         if (records["threat"] == n).any()
     ]
-    lines += [f"- {mark} {name}: {FLAGS[name].raised_if}." for name, mark in _flag_marks(records).items()]
-    if any(is_doubt(name) for name in _flag_marks(records)):
+    lines += [f"- {mark} {name}: {FLAGS[name].raised_if}." for name, mark in marks.items()]
+    if any(is_doubt(name) for name in marks):
         lines.append("- ≥: a doubt; the attack proves no more than this, and robustness is not claimed.")
     return "\n".join(lines)
 
 
 def _flag_marks(records: pd.DataFrame) -> dict[str, str]:
+    """The mark of every flag that was raised: one for the whole file, as its legend explains them once."""
     raised = {flag for flags in records["flags"].fillna("") for flag in flags.split()}
-    return dict(zip([name for name in FLAGS if name in raised], _MARKS, strict=False))
+    marks = [mark * times for times in (1, 2, 3) for mark in _MARKS]
+    return dict(zip([name for name in FLAGS if name in raised], marks, strict=False))
 
 
-def _errors(block: pd.DataFrame, threat: str) -> str:
+def _errors(block: pd.DataFrame, threat: str, marks: dict[str, str]) -> str:
     """One table: attacks down, defenses across."""
     part = block[block["threat"] == threat]
-    marks = _flag_marks(block)
     cells = part.groupby(["line", "column"], sort=False).apply(lambda rows: _shown(rows, marks))
     clean = part.groupby("column", sort=False)["clean_error"].mean().map(_percent)
     baseline = part.groupby("line", sort=False)["error_baseline"].mean().map(_percent)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 
+import pandas as pd
+
+from benchmark.flags import FLAGS
 from benchmark.tables import markdown
 from tests.conftest import Runner
 
@@ -55,6 +58,26 @@ def test_a_doubt_is_marked_bounded_and_explained(small_run: Runner) -> None:
     text = markdown(small_run(attacks=["gives-up"]), "t")
     assert "≥ " in text
     assert "† not-moved:" in text
+
+
+def test_a_mark_means_the_same_in_every_table_of_a_file(small_run: Runner) -> None:
+    records = small_run()
+    first, second = (
+        records.assign(flags="zero-gradient"),
+        records.assign(flags="few-draws", n=records["n"] + 1),
+    )
+    text = markdown(pd.concat([first.assign(flags="few-draws zero-gradient"), first, second]), "t")
+    mark = re.search(r"^- (\S+) few-draws:", text, re.MULTILINE)
+    assert mark
+    last = text.split(f"n = {second['n'].iloc[0]}")[1]
+    assert f"≥ {100 * second['error'].iloc[0]:.1f}{mark.group(1)}" in last
+
+
+def test_no_flag_is_without_a_mark(small_run: Runner) -> None:
+    text = markdown(small_run().assign(flags=" ".join(FLAGS)), "t")
+    marks = re.findall(r"^- (\S+) ([a-z-]+):", text, re.MULTILINE)
+    assert {name for mark, name in marks} == set(FLAGS)
+    assert len({mark for mark, name in marks}) == len(FLAGS)
 
 
 def test_errors_are_percent_and_psnr_is_of_the_black_box_images(small_run: Runner) -> None:

@@ -40,18 +40,23 @@ class _Evidence:
     margin: NDArray[np.float32]
     clean_margin: NDArray[np.float32]
     sizes: Mapping[str, NDArray[np.float32]]
+    fidelity: Mapping[str, NDArray[np.float32]]
 
     @property
     def ok(self) -> bool:
         return bool(self.row["status"] == "ok")
 
+    def inside(self, norm: str, eps: float) -> _Mask:
+        """Which of its images lie in the ball, as measured."""
+        return self.sizes[norm] <= eps + _TOLERANCE
+
 
 @dataclass(frozen=True, eq=False)
 class _Standing:
-    """A defense in one ball: the evidence about it, and each seed's errors."""
+    """A defense in one ball: what was run at its ε, what counts as evidence, and each seed's errors."""
 
-    evidence: Sequence[_Evidence]
     own: Sequence[_Evidence]
+    attacks: Sequence[str]
     errors: Mapping[_Seeds, _Mask]
     incomplete: bool
 
@@ -76,7 +81,7 @@ class Leaderboard:
             return
         if result.outcomes is None:
             none, no = np.zeros(0, dtype=bool), np.zeros(0, dtype=np.float32)
-            self._evidence.append(_Evidence(cell, result.row, none, none, no, no, {}))
+            self._evidence.append(_Evidence(cell, result.row, none, none, no, no, {}, {}))
             return
         values = {name: np.asarray(result.outcomes[name]) for name in result.outcomes.column_names}
         self._evidence.append(
@@ -88,6 +93,7 @@ class Leaderboard:
                 margin=values["margin"].astype(np.float32),
                 clean_margin=values["clean_margin"].astype(np.float32),
                 sizes={norm: values[norm].astype(np.float32) for norm in ("l0", "l2", "linf")},
+                fidelity={name: values[name].astype(np.float32) for name in ("psnr", "ssim")},
             )
         )
 
@@ -139,31 +145,39 @@ def _standing(everything: Sequence[_Evidence], own: list[_Evidence]) -> _Standin
     threat, norm, eps = first.cell.threat.name, first.cell.attack.norm, first.cell.attack.eps
     assert norm is not None  # a ball has one
     assert eps is not None
-    counted = (threat, *THREATS[threat].nested)
+    threats = (threat, *THREATS[threat].nested)
     about = [
         e
         for e in everything
-        if e.cell.threat.name in counted
+        if e.cell.threat.name in threats
         and _defense(e) == _defense(first)
         and _contest(e)[:3] == _contest(first)[:3]
     ]
-    errors = {}
+    errors, attacks = {}, []
     incomplete = any(not e.ok for e in own)
-    for seeds in _seed_combinations(own):
-        valid = [e for e in about if e.ok and _fits(e, seeds)]
+    for seeds in _seed_combinations(own, about):
         here = [e for e in own if e.ok and _fits(e, seeds)]
-        mandatory = [e for e in here if e.cell.attack.mandatory]
-        incomplete = incomplete or not mandatory
+        incomplete = incomplete or not any(e.cell.attack.mandatory for e in here)
         if here:
-            covered = min(len(e.wrong) for e in (mandatory or here))
-            errors[seeds] = _worst_case(valid, covered, norm, eps)
-    return _Standing(about, own, errors, incomplete)
+            reaching = [e for e in about if e.ok and _fits(e, seeds) and e.inside(norm, eps).any()]
+            counted = list(dict.fromkeys((*here, *reaching)))
+            attacks += [e.cell.attack.name for e in counted]
+            # only images that have met every attack: a strong one on few images is not thinned by the rest
+            errors[seeds] = _worst_case(counted, min(len(e.wrong) for e in counted), norm, eps)
+    return _Standing(own, list(dict.fromkeys(attacks)), errors, incomplete)
 
 
-def _seed_combinations(own: Sequence[_Evidence]) -> list[_Seeds]:
-    seeds = {(e.row["target_seed"], e.row["defense_seed"], e.row["attack_seed"]) for e in own}
-    random = {s for s in seeds if s[2] is not None}
-    return sorted(random or seeds, key=str)
+def _seed_combinations(own: Sequence[_Evidence], about: Sequence[_Evidence]) -> list[_Seeds]:
+    """Per training, the seeds of the attacks at this ε; of all its attacks where these draw nothing."""
+
+    def drawn(evidence: Sequence[_Evidence], training: tuple[Any, Any]) -> set[Any]:
+        rows = [e.row for e in evidence if (e.row["target_seed"], e.row["defense_seed"]) == training]
+        return {row["attack_seed"] for row in rows} - {None}
+
+    trainings = {(e.row["target_seed"], e.row["defense_seed"]) for e in own}
+    return sorted(
+        ((*t, seed) for t in trainings for seed in drawn(own, t) or drawn(about, t) or {None}), key=str
+    )
 
 
 def _fits(evidence: _Evidence, seeds: _Seeds) -> bool:
@@ -182,18 +196,14 @@ def _worst_case(evidence: Sequence[_Evidence], covered: int, norm: str, eps: flo
     broken = np.zeros(covered, dtype=bool)
     if not any(member.cell.purifier.stochastic for member in evidence):
         for member in evidence:
-            n = min(covered, len(member.wrong))
-            inside = member.sizes[norm] <= eps + _TOLERANCE
-            broken[:n] |= member.clean_wrong[:n] | (member.wrong & inside)[:n]
+            broken |= (member.clean_wrong | (member.wrong & member.inside(norm, eps)))[:covered]
         return broken
     worst = np.full(covered, -np.inf, dtype=np.float32)
     for member in evidence:
-        n = min(covered, len(member.wrong))
-        inside = member.sizes[norm] <= eps + _TOLERANCE
-        crafted = np.where(inside, member.margin, -np.inf)
+        crafted = np.where(member.inside(norm, eps), member.margin, -np.inf)
         for margins, wrong in ((member.clean_margin, member.clean_wrong), (crafted, member.wrong)):
-            better = margins[:n] > worst[:n]
-            worst[:n][better], broken[:n][better] = margins[:n][better], wrong[:n][better]
+            better = margins[:covered] > worst
+            worst[better], broken[better] = margins[:covered][better], wrong[:covered][better]
     return broken
 
 
@@ -208,7 +218,7 @@ def _row(standing: _Standing, n: int, controls: Sequence[_Standing]) -> Row:
         "bound": "≥",
     }
     row |= dict.fromkeys(("clean_error", "psnr", "ssim", "purify_ms", "error", "error_low", "error_high"))
-    row["attacks"] = " ".join(dict.fromkeys(e.cell.attack.name for e in standing.evidence if e.ok))
+    row["attacks"] = " ".join(standing.attacks)
     if not standing.errors:
         return row
     errors = np.stack([mask[:n] for mask in standing.errors.values()])
@@ -216,7 +226,8 @@ def _row(standing: _Standing, n: int, controls: Sequence[_Standing]) -> Row:
     ok = [e for e in standing.own if e.ok]
     row |= {"error": float(errors.mean()), "error_low": low, "error_high": high}
     row["clean_error"] = float(np.mean([e.clean_wrong[:n].mean() for e in ok]))
-    row |= {name: float(np.mean([e.row[name] for e in ok])) for name in ("psnr", "ssim", "purify_ms")}
+    row |= {name: float(np.mean([e.fidelity[name][:n].mean() for e in ok])) for name in ("psnr", "ssim")}
+    row["purify_ms"] = float(np.mean([e.row["purify_ms"] for e in ok]))
     flags = _row_flags(standing, bool((~errors).any()), controls, n)
     row["flags"] = " ".join(flags)
     row["bound"] = "≥" if any(_withholds(flag) for flag in flags) else "="

@@ -35,11 +35,12 @@ def markdown(records: pd.DataFrame, title: str) -> str:
         tried["column"] = _labels(tried, "defense", "defense_config")
         tried["line"] = _attack_labels(tried)
         tried["target"] = _labels(tried, "target", "target_config")
+        tried["attacker"] = _labels(tried, "threat", "threat_config")
         for (dataset, target, n), block in tried.groupby(["dataset", "target", "n"], sort=False):
             parts.append(f"## {dataset}, {target} (n = {n}{_seeds(block)})")
-            parts += [
-                _errors(block, threat, marks) for threat in THREATS if (block["threat"] == threat).any()
-            ]
+            for threat in THREATS:
+                attackers = block[block["threat"] == threat].groupby("attacker", sort=False)
+                parts += [_errors(part, str(attacker), marks) for attacker, part in attackers]
             parts.append(_fidelity(block[block["status"] == "ok"]))
     parts += _troubles(records)
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -65,9 +66,8 @@ def _flag_marks(records: pd.DataFrame) -> dict[str, str]:
     return dict(zip([name for name in FLAGS if name in raised], marks, strict=False))
 
 
-def _errors(block: pd.DataFrame, threat: str, marks: dict[str, str]) -> str:
-    """One table: attacks down, defenses across."""
-    part = block[block["threat"] == threat]
+def _errors(part: pd.DataFrame, attacker: str, marks: dict[str, str]) -> str:
+    """One table of one kind of attacker: attacks down, defenses across."""
     cells = part.groupby(["line", "column"], sort=False).apply(lambda rows: _shown(rows, marks))
     clean = part.groupby("column", sort=False)["clean_error"].mean().map(_percent)
     baseline = part.groupby("line", sort=False)["error_baseline"].mean().map(_percent)
@@ -77,7 +77,8 @@ def _errors(block: pd.DataFrame, threat: str, marks: dict[str, str]) -> str:
     top = pd.DataFrame(
         [{"no defense": _percent(part["clean_error_target"].mean()), **clean}], index=["clean"]
     )
-    return f"### {threat}: {THREATS[threat].title}\n\n" + _to_markdown(pd.concat([top, table]))
+    title = THREATS[part["threat"].iloc[0]].title
+    return f"### {attacker}: {title}\n\n" + _to_markdown(pd.concat([top, table]))
 
 
 def _shown(rows: pd.DataFrame, marks: dict[str, str]) -> str:

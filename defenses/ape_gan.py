@@ -68,13 +68,14 @@ class ApeGan(Defense[ApeGanConfig]):
     """Feeds the image to a generator trained to turn FGSM images back into clean ones.
 
     Follows the paper rather than its published code: 3×3 kernels, sigmoid output, 0.7 · MSE +
-    0.3 · adversarial loss. Three readings where the paper is unclear:
+    0.3 · adversarial loss. Readings and departures:
 
     * its discriminator loss (eq. 10) lacks "1 −" in the second term; D minimises
       −log D(x) − log(1 − D(G(x_adv))), and G minimises −log D(G(x_adv));
     * batch normalisation uses running statistics when purifying. The published code normalises by the
       test batch, which makes an image's result depend on its neighbours;
-    * `official_code` takes the published losses and output, and leaves the paper's kernels.
+    * `official_code` takes the published code's losses and output, not its kernels, the ReLU of its
+      decoder or its initialisation.
 
     For 28×28 and 32×32 images, and, with the paper's deeper net, for larger ones whose sides are
     multiples of 8 (the paper: 256×256). Training images come from the source classifier and the true labels.

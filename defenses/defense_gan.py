@@ -92,7 +92,10 @@ class DefenseGan(Defense[DefenseGanConfig]):
     * the gradient penalty takes the norm over a whole image (Gulrajani et al. 2017); the official code
       sums over rows only;
     * 32×32 images, which the paper does not have, use the generator of the same group's InvGAN with a
-      sigmoid, and the critic of the paper;
+      sigmoid, and the paper's critic and loss in place of that code's spectral norm and hinge;
+    * the target is the one trained on original images ("Orig"); the paper's other kind, trained on
+      reconstructions, is not offered;
+    * the code returns the image before the last step on the latent, this the one after it;
     * `generator: dcgan` is the one of the report that compares AdvGAN with purifiers: transposed 4×4
       convolutions with batch normalisation and ReLU, taken as 64, 32, 16 and 8 channels from 4×4 up, a
       last convolution to the image's channels, cropped to the size of the image.

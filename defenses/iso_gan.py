@@ -20,8 +20,8 @@ from defenses.learning import attacked, update
 
 
 class IsoGanConfig(Config):
-    """`preset: paper` is 70,000 batches of 32; `cpu` fits two cores: fewer batches, at a rate five times
-    as high that falls to zero along half a cosine (`anneal`).
+    """`preset: paper` is 70,000 batches of 32 (one reading of its "70,00 epochs"); `cpu` fits two cores:
+    fewer batches, at a rate five times as high that falls to zero along half a cosine (`anneal`).
 
     Weights of the generator's losses: `repair_weight` of MSE(G(x_adv), x), `recovery_weight` of
     MSE(G(x), x), `iso_weight` of MSE(G(x_adv), G(x)), `gan_weight` of the adversarial loss, `label_weight`

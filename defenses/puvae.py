@@ -25,8 +25,9 @@ _HIDDEN = 1024
 
 
 class PuVaeConfig(Config):
-    """`preset: paper` trains 350 epochs in batches of 512; `cpu` fits two cores: smaller and fewer batches,
-    at a rate that falls to zero along half a cosine (`anneal`), with gradients clipped to a norm of `clip`.
+    """`preset: paper` trains 350 epochs in batches of 512, as A. Wester's replication did; `cpu` fits two
+    cores: smaller and fewer batches, at a rate that falls to zero along half a cosine (`anneal`), with
+    gradients clipped to a norm of `clip`.
     Without that limit single images on which the weighty cross-entropy is large throw the training back.
 
     `latent` is 50 on MNIST, 100 on Fashion-MNIST, 256 on CIFAR. Weights of the losses: `rc_weight` of the
@@ -77,7 +78,9 @@ class PuVae(Defense[PuVaeConfig]):
     encoder after the convolutional features, which are computed once for all labels. Readings:
 
     * the printed divergence, log(σ² − 1), has its minimum at the wrong place; it is
-      ½ Σ (μ² + σ² − log σ² − 1) here;
+      ½ (μ² + σ² − log σ² − 1), averaged over latents, here;
+    * `latent` and the noise at inference are those of replications (the paper's figure has 32 latents), and
+      the layers begin at He's scale;
     * the output layer of the decoder is not in the paper's figure: at 28×28 an unpadded 7×7 transposed
       convolution leads from 1×1 to 7×7, two more to 28×28, and a 3×3 one to the channels of the image
       (925,569 parameters with 32 latents); at 32×32 three lead from 4×4 to 32×32 and its channels;

@@ -68,6 +68,7 @@ def result(
     margins = np.where(predictions == 1, 1.0, -1.0) if margins is None else np.asarray(margins, dtype=float)
     table |= {"margin": margins, "clean_margin": np.full(n, -2.0)}
     table |= {norm: np.full(n, linf) for norm in ("l0", "l2", "linf")}
+    table |= {name: np.arange(n, dtype=float) for name in ("psnr", "ssim")}
     return Result(row, pyarrow.table(table))
 
 
@@ -110,6 +111,30 @@ def test_a_smaller_ball_does_not_count_what_left_it() -> None:
     rows = board(cases).reset_index().set_index(["defense", "eps"])
     assert rows.loc[("mine", 0.1), "error"] == 0.01
     assert rows.loc[("mine", 0.3), "error"] == 0.02
+
+
+def test_a_ball_without_random_attacks_counts_those_of_smaller_balls() -> None:
+    small, large = attack("pgd", 0.1, mandatory=True), attack("fgsm", 0.3)
+    cases = [
+        (c, result(c, {1, 2} if c.attack.name == "pgd" else {3}, linf=c.attack.eps))
+        for c in cells(small, large)
+    ]
+    rows = board(cases).reset_index().set_index(["defense", "eps"])
+    assert rows.loc[("mine", 0.3), "error"] == 0.03
+    assert rows.loc[("mine", 0.3), "attacks"] == "fgsm pgd"
+    assert rows.loc[("mine", 0.1), "attacks"] == "pgd"
+
+
+def test_a_strong_attack_on_few_images_is_not_thinned_by_a_weak_one_on_many() -> None:
+    strong = attack("strong", 0.2)
+    cases = [
+        (c, result(c, set(range(45)), n=50) if c.attack.name == "strong" else result(c, {1}, n=N))
+        for c in cells(PGD, strong)
+    ]
+    row = board(cases)
+    row = row[row["eps"] == 0.3].loc["mine"]
+    assert (row["n"], row["error"]) == (50, 0.9)
+    assert row["psnr"] == np.arange(50).mean()
 
 
 def test_without_the_mandatory_attack_there_is_no_rank() -> None:

@@ -73,6 +73,15 @@ def test_a_mark_means_the_same_in_every_table_of_a_file(small_run: Runner) -> No
     assert f"≥ {100 * second['error'].iloc[0]:.1f}{mark.group(1)}" in last
 
 
+def test_attackers_of_different_settings_have_tables_of_their_own(small_run: Runner) -> None:
+    records = small_run()
+    white = records[records["threat"] == "white-box"]
+    weak, strong = (white.assign(threat_config=f'{{"eot": {eot}}}', error=eot / 16) for eot in (1, 8))
+    text = markdown(pd.concat([weak, strong]), "t")
+    assert "6.2" in text.split("### white-box (eot 1)")[1].split("###")[0]
+    assert "50.0" in text.split("### white-box (eot 8)")[1].split("###")[0]
+
+
 def test_no_flag_is_without_a_mark(small_run: Runner) -> None:
     text = markdown(small_run().assign(flags=" ".join(FLAGS)), "t")
     marks = re.findall(r"^- (\S+) ([a-z-]+):", text, re.MULTILINE)

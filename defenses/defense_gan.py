@@ -43,7 +43,11 @@ class DefenseGanConfig(Config):
 
     Short-cuts, all off by default: `encoder_start` puts one restart at the encoder's latent; after
     `drop_after` iterations only the best `keep` restarts of each image go on; `plateau` ends a restart
-    whose loss fell by less than this share in 20 iterations.
+    whose loss fell by less than this share in 20 iterations. On 100 validation images of MNIST, clean and
+    with FGSM of 0.3, with the weights of `cpu`, `encoder_start: true, drop_after: 10, keep: 2` took 473 and
+    440 ms per image in place of 2,916 and 2,405 (6.2 and 5.5 times faster), with 10 % less and 0.8 % more
+    squared error; `drop_after: 20` alone is 8 times faster with 7 and 3 % more; `plateau: 0.01` alone is 1.8
+    and 3.3 times faster with 14 and 17 % more (`python -m tests.speed shortcuts`).
 
     In attacks: `attack_restarts`, and `attack_iterations` for each call after the first, which begin where
     the last one ended (`warm_iterations`).

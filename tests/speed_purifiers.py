@@ -53,9 +53,8 @@ def shortcuts() -> None:
         {"encoder_start": True},
         {"drop_after": 20},
         {"plateau": 0.01},
-        {"encoder_start": True, "drop_after": 20},
-        {"encoder_start": True, "drop_after": 20, "plateau": 0.01},
         {"encoder_start": True, "drop_after": 10, "keep": 2},
+        {"encoder_start": True, "drop_after": 10, "keep": 2, "plateau": 0.001},
         {"restarts": 2},
         {"iterations": 40},
     ]

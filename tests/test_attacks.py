@@ -9,13 +9,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from attacks.apgd_ce import ApgdCe, ApgdCeConfig
+from attacks.apgd_dlr_targeted import ApgdDlrTargeted, ApgdDlrTargetedConfig
 from attacks.art_adapter import run_art
+from attacks.ball import Ball
 from attacks.bim import Bim, BimConfig
 from attacks.contract import Attack
 from attacks.deepfool import DeepFool, DeepFoolConfig
 from attacks.fgsm import Fgsm, FgsmConfig
 from attacks.foolbox_adapter import run_foolbox
 from attacks.gradients import loss_gradient
+from attacks.mim import Mim, MimConfig
 from attacks.noise import GaussianNoise, NoiseConfig
 from attacks.pgd import Pgd, PgdConfig
 from benchmark.datasets.contract import TrainingData
@@ -56,6 +60,15 @@ def craft(attack: Attack[Any], victim: tuple[MeteredSurface, Tensor, Tensor]) ->
     return attack.craft(surface, x, labels, Noise(0, range(len(x))))
 
 
+class _Scaled(nn.Module):
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, scores: Tensor) -> Tensor:
+        return self.factor * scores
+
+
 @pytest.mark.parametrize("eps", [0.05, 0.1, 0.2])
 def test_fgsm_agrees_with_foolbox_and_art(victim, eps: float) -> None:
     from art.attacks.evasion import FastGradientMethod
@@ -88,6 +101,13 @@ BALLS = [
     Pgd(PgdConfig(eps=0.3, steps=5, alpha=0.2)),
     Pgd(PgdConfig(eps=0.3, steps=5, backend="foolbox")),
     Pgd(PgdConfig(eps=0.3, steps=5, backend="art")),
+    Mim(MimConfig(eps=0.3, steps=5)),
+    Mim(MimConfig(eps=0.3, steps=5, backend="foolbox")),
+    Mim(MimConfig(eps=0.3, steps=5, backend="art")),
+    ApgdCe(ApgdCeConfig(eps=0.3, steps=5, restarts=2)),
+    ApgdCe(ApgdCeConfig(eps=0.3, steps=5, backend="art")),
+    ApgdDlrTargeted(ApgdDlrTargetedConfig(eps=0.3, steps=5, classes=2)),
+    ApgdDlrTargeted(ApgdDlrTargetedConfig(eps=0.3, steps=5, classes=2, backend="art")),
 ]
 
 
@@ -104,7 +124,18 @@ def test_images_stay_in_ball_and_box_and_the_input_is_left_alone(victim, attack:
 
 
 @pytest.mark.parametrize(
-    "attack", [Fgsm(FgsmConfig(eps=0)), Bim(BimConfig(eps=0)), Pgd(PgdConfig(eps=0, steps=3))]
+    "attack",
+    [
+        Fgsm(FgsmConfig(eps=0)),
+        Bim(BimConfig(eps=0)),
+        Pgd(PgdConfig(eps=0, steps=3)),
+        Mim(MimConfig(eps=0, steps=3)),
+        ApgdCe(ApgdCeConfig(eps=0, steps=3)),
+        ApgdCe(ApgdCeConfig(eps=0, steps=3, backend="art")),
+        ApgdDlrTargeted(ApgdDlrTargetedConfig(eps=0, steps=3, classes=2)),
+        ApgdDlrTargeted(ApgdDlrTargetedConfig(eps=0, steps=3, classes=2, backend="art")),
+    ],
+    ids=lambda a: f"{a.name}-{a.backend}",
 )
 def test_an_empty_ball_changes_nothing(victim, attack: Attack[Any]) -> None:
     assert torch.allclose(craft(attack, victim), victim[1], atol=1e-7)
@@ -131,6 +162,78 @@ def test_the_gradient_points_where_cross_entropy_does(victim) -> None:
     surface.target.float()
     cosine = nn.functional.cosine_similarity(gradient.double().flatten(1), expected.flatten(1))
     assert cosine.min() > 0.9999
+
+
+@pytest.mark.parametrize("eps", [0.04, 0.06])
+def test_mim_is_as_strong_as_in_foolbox_and_art(victim, eps: float) -> None:
+    surface, _, labels = victim
+    ours, foolbox, art = (
+        error(surface, craft(Mim(MimConfig(eps=eps, steps=20, backend=backend)), victim), labels)
+        for backend in ("native", "foolbox", "art")
+    )
+    assert 0.05 < ours < 0.95
+    assert ours >= max(foolbox, art) - 0.01
+    assert ours == pytest.approx(art, abs=0.03)
+
+
+@pytest.mark.parametrize(("distance", "eps"), [("linf", 0.05), ("l2", 0.8)])
+def test_apgd_is_as_strong_as_in_art_and_not_weaker_than_pgd(victim, distance: str, eps: float) -> None:
+    surface, _, labels = victim
+    settings = {"eps": eps, "distance": distance, "steps": 30}
+    ce = error(surface, craft(ApgdCe(ApgdCeConfig(**settings)), victim), labels)
+    dlr = error(surface, craft(ApgdDlrTargeted(ApgdDlrTargetedConfig(**settings)), victim), labels)
+    art = error(surface, craft(ApgdCe(ApgdCeConfig(**settings, backend="art")), victim), labels)
+    assert 0.05 < ce < 0.95
+    assert ce >= art - 0.01
+    assert dlr >= ce - 0.01
+    if distance == "linf":
+        pgd = error(surface, craft(Pgd(PgdConfig(eps=eps, steps=30)), victim), labels)
+        assert ce >= pgd - 0.01
+
+
+def test_l2_balls_are_kept_in_l2(victim) -> None:
+    _, x, _ = victim
+    settings = {"eps": 1.5, "distance": "l2", "steps": 10}
+    attacks = [
+        ApgdCe(ApgdCeConfig(**settings)),
+        ApgdDlrTargeted(ApgdDlrTargetedConfig(**settings, classes=2)),
+    ]
+    for attack in attacks:
+        images = craft(attack, victim)
+        sizes = (images - x).flatten(1).norm(dim=1)
+        assert sizes.max() <= 1.5 + 1e-5
+        assert sizes.median() > 1.4
+        assert images.min() >= 0
+        assert images.max() <= 1
+        assert attack.norm == "l2"
+
+
+def test_random_points_fill_the_ball(victim) -> None:
+    grey = torch.full((50, 1, 28, 28), 0.5)
+    for norm, eps in (("linf", 0.1), ("l2", 2.0)):
+        offset = (Ball(grey, eps, norm).random_point(Noise(0, range(50))) - grey).flatten(1)
+        sizes = offset.abs().amax(dim=1) if norm == "linf" else offset.norm(dim=1)
+        assert sizes.max() <= eps + 1e-5
+        assert sizes.min() > 0.98 * eps  # in so many dimensions all volume is at the rim
+        assert offset.mean().abs() < 0.01 * eps
+
+
+def test_a_sure_classifier_does_not_stop_apgd(victim) -> None:
+    """Where the cross-entropy is zero in float32, its step size would halve for nothing."""
+    surface, x, labels = victim
+    sure = MeteredSurface(nn.Sequential(surface, _Scaled(1e4)), 10, (1, 28, 28)).eval()
+    attack = ApgdCe(ApgdCeConfig(eps=0.06, steps=20))
+    plain, scaled = (
+        error(surface, attack.craft(s, x, labels, Noise(0, range(len(x)))), labels) for s in (surface, sure)
+    )
+    assert scaled >= plain - 0.04
+
+
+def test_the_targeted_ratio_needs_four_classes() -> None:
+    surface = MeteredSurface(nn.Sequential(nn.Flatten(), nn.Linear(784, 3)), 3, (1, 28, 28)).eval()
+    attack = ApgdDlrTargeted(ApgdDlrTargetedConfig(eps=0.1, steps=2))
+    with pytest.raises(ValueError, match="four classes"):
+        attack.craft(surface, torch.rand(2, 1, 28, 28), torch.tensor([0, 1]), Noise(0, range(2)))
 
 
 def test_more_steps_and_restarts_are_not_weaker(victim) -> None:

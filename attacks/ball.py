@@ -52,7 +52,8 @@ class Ball:
 
 def lengths(images: Tensor) -> Tensor:
     """The Euclidean length of each image, shape (B,)."""
-    return images.flatten(1).norm(dim=1)
+    size: Tensor = torch.linalg.vector_norm(images.flatten(1), dim=1)
+    return size
 
 
 def per_image(numbers: Tensor) -> Tensor:

@@ -164,7 +164,7 @@ def test_the_gradient_points_where_cross_entropy_does(victim) -> None:
     assert cosine.min() > 0.9999
 
 
-@pytest.mark.parametrize("eps", [0.04, 0.06])
+@pytest.mark.parametrize("eps", [0.05])
 def test_mim_is_as_strong_as_in_foolbox_and_art(victim, eps: float) -> None:
     surface, _, labels = victim
     ours, foolbox, art = (
@@ -179,15 +179,15 @@ def test_mim_is_as_strong_as_in_foolbox_and_art(victim, eps: float) -> None:
 @pytest.mark.parametrize(("distance", "eps"), [("linf", 0.05), ("l2", 0.8)])
 def test_apgd_is_as_strong_as_in_art_and_not_weaker_than_pgd(victim, distance: str, eps: float) -> None:
     surface, _, labels = victim
-    settings = {"eps": eps, "distance": distance, "steps": 30}
+    settings = {"eps": eps, "distance": distance, "steps": 20}
     ce = error(surface, craft(ApgdCe(ApgdCeConfig(**settings)), victim), labels)
-    dlr = error(surface, craft(ApgdDlrTargeted(ApgdDlrTargetedConfig(**settings)), victim), labels)
+    dlr = error(surface, craft(ApgdDlrTargeted(ApgdDlrTargetedConfig(**settings, classes=3)), victim), labels)
     art = error(surface, craft(ApgdCe(ApgdCeConfig(**settings, backend="art")), victim), labels)
     assert 0.05 < ce < 0.95
     assert ce >= art - 0.01
     assert dlr >= ce - 0.01
     if distance == "linf":
-        pgd = error(surface, craft(Pgd(PgdConfig(eps=eps, steps=30)), victim), labels)
+        pgd = error(surface, craft(Pgd(PgdConfig(eps=eps, steps=20)), victim), labels)
         assert ce >= pgd - 0.01
 
 

@@ -59,7 +59,7 @@ def explain(name: str, plugins: Sequence[Path]) -> str:
 
 
 def _line(name: str, summary: str) -> str:
-    return f"{name:<14} {summary}"
+    return f"{name:<17} {summary}"
 
 
 def _threat_lines() -> list[str]:

@@ -3,19 +3,92 @@ Adversarial Robustness with an Ensemble of Diverse Parameter-Free Attacks", sect
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Literal, TypeVar
 
 import torch
+from pydantic import model_validator
 from torch import Tensor
+from typing_extensions import Self
 
-from attacks.ball import Ball, per_image
+from attacks.ball import Ball, BallNorm, per_image
+from attacks.contract import Attack, Surface
 from attacks.gradients import margin
+from benchmark.plugin import Config, Norm, param, sweep
 
 Objective = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 """From images to the gradient (up to a positive factor for each image), the loss (B,), and the logits."""
 
 _MOMENTUM = 0.75
 _RISING_SHARE = 0.75
+
+
+class AutoPgdConfig(Config):
+    """`eps`: radius of the ball of `distance`."""
+
+    eps: float = sweep(ge=0)
+    distance: BallNorm = "linf"
+    steps: int = param(100, ge=1)
+    backend: Literal["native", "art"] = "native"
+
+    @model_validator(mode="after")
+    def _within_the_box(self) -> Self:
+        if self.distance == "linf" and self.eps > 1:
+            raise ValueError("eps above 1: no L∞ ball is larger than the box [0, 1]")
+        return self
+
+
+AutoPgdConfigT = TypeVar("AutoPgdConfigT", bound=AutoPgdConfig)
+
+
+class AutoPgd(Attack[AutoPgdConfigT]):
+    """What the attacks by Auto-PGD share: their facts, and the way through ART."""
+
+    stochastic = True
+
+    @property
+    def norm(self) -> Norm:
+        return self.config.distance
+
+    @property
+    def mandatory(self) -> bool:  # type: ignore[override]
+        """Only with enough steps for its step size to settle."""
+        return self.config.steps >= 10
+
+    def art(self, surface: Surface, x: Tensor, labels: Tensor, **settings: Any) -> Tensor:
+        """Images of ART's Auto-PGD with these settings beside those of the configuration."""
+        from art.attacks.evasion import AutoProjectedGradientDescent
+
+        from attacks.art_adapter import run_art
+
+        config = self.config
+        if config.eps == 0:
+            return x.clone()  # ART refuses an empty ball
+        return run_art(
+            lambda classifier: AutoProjectedGradientDescent(
+                classifier,
+                norm={"linf": "inf", "l2": 2}[config.distance],
+                eps=config.eps,
+                eps_step=2 * config.eps,
+                max_iter=config.steps,
+                batch_size=len(x),
+                verbose=False,
+                **settings,
+            ),
+            surface,
+            x,
+            labels,
+        )
+
+
+def most_wrong(found: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """For each image the one of the largest margin, from pairs of images and margins; the first of equals."""
+    runs = iter(found)
+    best, best_margin = next(runs)
+    for images, margins in runs:
+        better = margins > best_margin
+        best, best_margin = _choose(better, images, best), torch.where(better, margins, best_margin)
+    return best
 
 
 def auto_pgd(

@@ -62,7 +62,11 @@ class Mim(Attack[MimConfig]):
         current, momentum = start, torch.zeros_like(x)
         best, best_margin = start, torch.full((len(x),), float("-inf"), device=x.device)
         for step in range(self.config.steps + 1):
-            gradient, logits = loss_gradient(surface, current, labels)
+            if step < self.config.steps:
+                gradient, logits = loss_gradient(surface, current, labels)
+            else:
+                with torch.no_grad():
+                    logits = surface(current)
             margins = margin(logits, labels)
             better = margins >= best_margin
             best, best_margin = (

@@ -133,7 +133,7 @@ def _ball_rows(everything: Sequence[_Evidence], ball: list[_Evidence]) -> list[R
     # What is ranked is compared on the images that all of it has; a row in doubt takes none from the others.
     shared = min((row["n"] for row in rows if row["bound"] == "="), default=0)
     rows = [
-        _row(standing, shared, controls) if row["bound"] == "=" else row
+        _row(standing, shared, controls) if row["bound"] == "=" and row["n"] != shared else row
         for standing, row in zip(standings, rows, strict=True)
     ]
     return _ranked(rows)

@@ -32,7 +32,7 @@ def provenance(device: str) -> dict[str, Any]:
         "git": _git(),
         "machine": {"platform": platform.platform(), "processor": platform.machine()},
         "device": device,
-        "command": sys.argv,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }
 
 

@@ -4,18 +4,21 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: quick test lint speed clean install
+.PHONY: quick test lint speed strength clean install
 
 quick: $(STAMP)
 	$(BIN)/bench run --grid quick
 
 test: $(STAMP) lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+strength: $(STAMP)
+	$(BIN)/python -m tests.strength
 
 speed: $(STAMP)
 	$(BIN)/python -m tests.speed

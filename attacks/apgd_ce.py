@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from attacks.auto_pgd import AutoPgd, AutoPgdConfig, auto_pgd, most_wrong
-from attacks.ball import Ball
+from attacks.auto_pgd import AutoPgd, AutoPgdConfig, auto_pgd
+from attacks.ball import Ball, most_wrong
 from attacks.contract import Surface, attack
+from attacks.goal import Goal
 from attacks.gradients import loss_gradient
 from benchmark.noise import Noise
 from benchmark.plugin import param
@@ -26,16 +27,14 @@ class ApgdCe(AutoPgd[ApgdCeConfig]):
     cross-entropy, but does not run into zero where the classifier is sure.
     """
 
-    @property
-    def takes_start(self) -> bool:  # type: ignore[override]
-        return self.config.backend == "native"
+    takes_start = True
 
     def craft(
         self, surface: Surface, x: Tensor, labels: Tensor, noise: Noise, start: Tensor | None = None
     ) -> Tensor:
         if self.config.backend == "art":
             restarts = self.config.restarts
-            return self.art(surface, x, labels, nb_random_init=restarts, loss_type="cross_entropy")
+            return self.art(surface, x, Goal(labels), nb_random_init=restarts, loss_type="cross_entropy")
         ball = Ball(x, self.config.eps, self.config.distance)
 
         def objective(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -7,9 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from attacks.auto_pgd import AutoPgd, AutoPgdConfig, Objective, auto_pgd, most_wrong
-from attacks.ball import Ball
+from attacks.auto_pgd import AutoPgd, AutoPgdConfig, Objective, auto_pgd
+from attacks.ball import Ball, most_wrong
 from attacks.contract import Surface, attack
+from attacks.goal import Goal
 from attacks.gradients import margin
 from benchmark.noise import Noise
 from benchmark.plugin import param
@@ -45,7 +46,9 @@ class ApgdDlrTargeted(AutoPgd[ApgdDlrTargetedConfig]):
 
         def art(target: Tensor) -> tuple[Tensor, Tensor]:
             ratio = "difference_logits_ratio"
-            images = self.art(surface, x, target, targeted=True, nb_random_init=1, loss_type=ratio)
+            images = self.art(
+                surface, x, Goal(labels, target), targeted=True, nb_random_init=1, loss_type=ratio
+            )
             with torch.no_grad():
                 return images, margin(surface(images), labels)
 

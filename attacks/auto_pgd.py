@@ -3,18 +3,18 @@ Adversarial Robustness with an Ensemble of Diverse Parameter-Free Attacks", sect
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, TypeVar
 
 import torch
-from pydantic import model_validator
 from torch import Tensor
-from typing_extensions import Self
 
-from attacks.ball import Ball, BallNorm, per_image
+from attacks.backends import LibraryConfig
+from attacks.ball import Ball, BallConfig, choose, per_image
 from attacks.contract import Attack, Surface
+from attacks.goal import Goal
 from attacks.gradients import margin
-from benchmark.plugin import Config, Norm, param, sweep
+from benchmark.plugin import Norm, param
 
 Objective = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 """From images to the gradient (up to a positive factor for each image), the loss (B,), and the logits."""
@@ -23,19 +23,11 @@ _MOMENTUM = 0.75
 _RISING_SHARE = 0.75
 
 
-class AutoPgdConfig(Config):
+class AutoPgdConfig(BallConfig, LibraryConfig):
     """`eps`: radius of the ball of `distance`."""
 
-    eps: float = sweep(ge=0)
-    distance: BallNorm = "linf"
     steps: int = param(100, ge=1)
     backend: Literal["native", "art"] = "native"
-
-    @model_validator(mode="after")
-    def _within_the_box(self) -> Self:
-        if self.distance == "linf" and self.eps > 1:
-            raise ValueError("eps above 1: no L∞ ball is larger than the box [0, 1]")
-        return self
 
 
 AutoPgdConfigT = TypeVar("AutoPgdConfigT", bound=AutoPgdConfig)
@@ -55,15 +47,13 @@ class AutoPgd(Attack[AutoPgdConfigT]):
         """Only with enough steps for its step size to settle."""
         return self.config.steps >= 10
 
-    def art(self, surface: Surface, x: Tensor, labels: Tensor, **settings: Any) -> Tensor:
+    def art(self, surface: Surface, x: Tensor, goal: Goal, **settings: Any) -> Tensor:
         """Images of ART's Auto-PGD with these settings beside those of the configuration."""
         from art.attacks.evasion import AutoProjectedGradientDescent
 
         from attacks.art_adapter import run_art
 
         config = self.config
-        if config.eps == 0:
-            return x.clone()  # ART refuses an empty ball
         return run_art(
             lambda classifier: AutoProjectedGradientDescent(
                 classifier,
@@ -77,18 +67,9 @@ class AutoPgd(Attack[AutoPgdConfigT]):
             ),
             surface,
             x,
-            labels,
+            goal,
+            config.eps,
         )
-
-
-def most_wrong(found: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
-    """For each image the one of the largest margin, from pairs of images and margins; the first of equals."""
-    runs = iter(found)
-    best, best_margin = next(runs)
-    for images, margins in runs:
-        better = margins > best_margin
-        best, best_margin = _choose(better, images, best), torch.where(better, margins, best_margin)
-    return best
 
 
 def auto_pgd(
@@ -125,16 +106,16 @@ def auto_pgd(
         gradient, loss, logits = objective(current)
         rises += loss > loss_before
         better = loss > best_loss
-        best, best_gradient = _choose(better, current, best), _choose(better, gradient, best_gradient)
+        best, best_gradient = choose(better, current, best), choose(better, gradient, best_gradient)
         best_loss = torch.where(better, loss, best_loss)
         margins = margin(logits, labels)
         worse = margins > wrong_margin
-        wrong, wrong_margin = _choose(worse, current, wrong), torch.where(worse, margins, wrong_margin)
+        wrong, wrong_margin = choose(worse, current, wrong), torch.where(worse, margins, wrong_margin)
         left -= 1
         if left == 0:
             halved = (rises < _RISING_SHARE * window) | (~halved & (best_loss <= best_before))
             step = torch.where(halved, step / 2, step)
-            current, gradient = _choose(halved, best, current), _choose(halved, best_gradient, gradient)
+            current, gradient = choose(halved, best, current), choose(halved, best_gradient, gradient)
             rises, best_before = torch.zeros_like(rises), best_loss
             window = left = next(windows)
     return wrong, wrong_margin
@@ -146,7 +127,3 @@ def _windows(steps: int) -> Iterator[int]:
     while True:
         yield window
         window = max(window - less, smallest)
-
-
-def _choose(which: Tensor, there: Tensor, here: Tensor) -> Tensor:
-    return torch.where(per_image(which), there, here)

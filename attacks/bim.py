@@ -1,24 +1,30 @@
-"""Basic iterative method, the iterative gradient sign (Kurakin et al. 2017)."""
+"""Basic iterative method, the iterative gradient sign (Kurakin et al. 2017): native, Foolbox, ART."""
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor
 
+from attacks.ascent import AscentConfig, ascend
+from attacks.ball import Ball
 from attacks.contract import Attack, Surface, attack
-from attacks.gradients import sign_ascent
+from attacks.goal import Goal
 from benchmark.noise import Noise
-from benchmark.plugin import Config, Norm, param, sweep
+from benchmark.plugin import Norm
 
 
-class BimConfig(Config):
+class BimConfig(AscentConfig):
     """`eps`: radius of the L∞ ball; `alpha`: step, default `eps / 10`; `steps`: number of steps.
 
     The APE-GAN paper's Table 9 is `steps: 2` with `alpha` as swept there.
     """
 
-    eps: float = sweep(ge=0, le=1)
-    alpha: float | None = param(None, gt=0, le=1)
-    steps: int = param(40, ge=1)
+    backend: Literal["native", "foolbox", "art"] = "native"
+
+    @property
+    def step(self) -> float:
+        return self.alpha if self.alpha is not None else self.eps / 10
 
 
 @attack("bim")
@@ -34,7 +40,43 @@ class Bim(Attack[BimConfig]):
     def craft(
         self, surface: Surface, x: Tensor, labels: Tensor, noise: Noise, start: Tensor | None = None
     ) -> Tensor:
-        eps, steps = self.config.eps, self.config.steps
-        alpha = self.config.alpha if self.config.alpha is not None else eps / 10
+        config = self.config
+        goal = config.goal(surface, x, labels, noise)
+        if config.backend == "foolbox":
+            return self._foolbox(surface, x, goal)
+        if config.backend == "art":
+            return self._art(surface, x, goal)
+        ball = Ball(x, config.eps, "linf")
         begin = x if start is None else start
-        return sign_ascent(surface, x, labels, begin, eps=eps, alpha=alpha, steps=steps)[0]
+        return ascend(surface, goal, begin, ball, alpha=self.config.step, steps=config.steps)[0]
+
+    def _foolbox(self, surface: Surface, x: Tensor, goal: Goal) -> Tensor:
+        from foolbox.attacks import LinfBasicIterativeAttack
+
+        from attacks.foolbox_adapter import run_foolbox
+
+        config = self.config
+        library = LinfBasicIterativeAttack(abs_stepsize=config.step, steps=config.steps, random_start=False)
+        return run_foolbox(library, surface, x, goal, config.eps)
+
+    def _art(self, surface: Surface, x: Tensor, goal: Goal) -> Tensor:
+        from art.attacks.evasion import BasicIterativeMethod
+
+        from attacks.art_adapter import run_art
+
+        config = self.config
+        return run_art(
+            lambda classifier: BasicIterativeMethod(
+                classifier,
+                eps=config.eps,
+                eps_step=config.step,
+                max_iter=config.steps,
+                targeted=goal.target is not None,
+                batch_size=len(x),
+                verbose=False,
+            ),
+            surface,
+            x,
+            goal,
+            config.eps,
+        )

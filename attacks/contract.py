@@ -6,12 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
+import torch
 from torch import Tensor, nn
 
+from benchmark.datasets.contract import TrainingData
 from benchmark.noise import Noise
 from benchmark.plugin import ConfigT, Norm, Plugin, named
 
-Knowledge = Literal["gradients", "nothing"]
+Knowledge = Literal["gradients", "scores", "labels", "nothing"]
 """What an attack takes from its surface."""
 
 
@@ -41,17 +43,23 @@ class Attack(Plugin[ConfigT], ABC, Generic[ConfigT]):
     Facts:
         uses: What it takes from the surface.
         stochastic: It draws from `noise`.
-        takes_start: `craft` can begin at images other than the clean ones.
+        takes_start: `craft` can begin at images other than the clean ones, unless a library runs it.
+        needs_determinism: A surface that answers differently when asked again breaks it.
         shares_sweep: `craft_sweep` serves several values of a swept field at once.
         mandatory: A ball of this attack's norm is ranked only where such an attack was run in it; an
             attack whose settings make it weak must say False.
+        trainable: `fit` has to run before `craft` is of use; the attack is an `nn.Module` as well.
+        weak_backends: Backends that `make strength` found weaker than the best one.
     """
 
     uses: ClassVar[Knowledge] = "gradients"
     stochastic: ClassVar[bool] = False
     takes_start: ClassVar[bool] = False
+    needs_determinism: ClassVar[bool] = False
     shares_sweep: ClassVar[bool] = False
     mandatory: ClassVar[bool] = False
+    trainable: ClassVar[bool] = False
+    weak_backends: ClassVar[frozenset[str]] = frozenset()
 
     @property
     @abstractmethod
@@ -68,6 +76,34 @@ class Attack(Plugin[ConfigT], ABC, Generic[ConfigT]):
     def backend(self) -> str:
         """The library that does the work."""
         return str(getattr(self.config, "backend", "native"))
+
+    @property
+    def weak_backend(self) -> bool:
+        """Whether the backend chosen is known to be a weak one."""
+        return self.backend in self.weak_backends
+
+    @property
+    def targeted(self) -> bool:
+        """Whether the images have to be taken for a class that was given."""
+        return bool(getattr(self.config, "targeted", False))
+
+    def build(self, image_shape: tuple[int, int, int], num_classes: int) -> None:
+        """Make the layers, before `fit` or `craft`; only called when `trainable`.
+
+        Raises:
+            ValueError: The images are of a shape that the attack cannot take.
+        """
+
+    def fit(self, data: TrainingData, surface: Surface, generator: torch.Generator) -> None:
+        """Train the weights in place, against the surface; only called when `trainable`.
+
+        Args:
+            data: Training and validation images; the test images are out of reach.
+            surface: What is to be fooled, frozen.
+            generator: On the CPU, for everything drawn explicitly; torch's global generators are
+                seeded by the harness.
+        """
+        raise NotImplementedError(f"{type(self).__name__} says that it is trainable but has no fit()")
 
     @abstractmethod
     def craft(

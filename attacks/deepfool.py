@@ -1,24 +1,38 @@
-"""DeepFool (Moosavi-Dezfooli et al. 2016) through Foolbox."""
+"""DeepFool (Moosavi-Dezfooli et al. 2016): native, through Foolbox and through ART."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor
 
+from attacks.backends import LibraryConfig
+from attacks.ball import per_image
 from attacks.contract import Attack, Surface, attack
+from attacks.goal import Goal
+from attacks.gradients import margin
 from benchmark.noise import Noise
-from benchmark.plugin import Config, Norm, param
+from benchmark.plugin import Norm, param
+
+_BEYOND = 1e-4
+_TINY = 1e-8
 
 
-class DeepFoolConfig(Config):
-    """`distance`: the norm to minimise; `candidates`: classes considered at each step."""
+class DeepFoolConfig(LibraryConfig):
+    """`distance`: the norm to minimise; `candidates`: classes considered at each step, best first.
+
+    `overshoot`: how far beyond the boundary to end, as a share of the way.
+    """
+
+    # ART's own limit is on the classes of a whole batch, not on those of each image
+    lacks: ClassVar = {"art": frozenset({"distance", "candidates"})}
 
     distance: Literal["l2", "linf"] = "l2"
     steps: int = param(50, ge=1)
     overshoot: float = param(0.02, ge=0, le=1)
     candidates: int = param(10, ge=2)
-    backend: Literal["foolbox"] = "foolbox"
+    backend: Literal["native", "foolbox", "art"] = "native"
 
 
 @attack("deepfool")
@@ -32,6 +46,55 @@ class DeepFool(Attack[DeepFoolConfig]):
     def craft(
         self, surface: Surface, x: Tensor, labels: Tensor, noise: Noise, start: Tensor | None = None
     ) -> Tensor:
+        if self.config.backend == "foolbox":
+            return self._foolbox(surface, x, labels)
+        if self.config.backend == "art":
+            return self._art(surface, x, labels)
+        return self._native(surface, x, labels)
+
+    def _native(self, surface: Surface, x: Tensor, labels: Tensor) -> Tensor:
+        """Images leave the batch as soon as they are wrong, so what is easy costs little."""
+        found = x.clone()
+        index = torch.arange(len(x), device=x.device)
+        current, total = x, torch.zeros_like(x)
+        with torch.no_grad():
+            logits = surface(x)
+        others = logits.scatter(1, labels[:, None], float("-inf")).argsort(dim=1, descending=True)
+        others = others[:, : min(self.config.candidates, surface.num_classes) - 1]
+        for _ in range(self.config.steps):
+            left = margin(logits, labels[index]) <= 0
+            index, current, total = index[left], current[left], total[left]
+            if len(index) == 0:
+                return found
+            total = total + self._step(surface, current, labels[index], others[index])
+            current = (x[index] + (1 + self.config.overshoot) * total).clamp_(0, 1)
+            found[index] = current
+            with torch.no_grad():
+                logits = surface(current)
+        lost = index[margin(logits, labels[index]) <= 0]
+        found[lost] = x[lost]
+        return found
+
+    def _step(self, surface: Surface, current: Tensor, labels: Tensor, others: Tensor) -> Tensor:
+        """The way to the nearest of the linearised boundaries, and a trifle beyond."""
+        current = current.detach().requires_grad_()
+        with torch.enable_grad():
+            logits = surface(current)
+            gaps = logits.gather(1, labels[:, None]) - logits.gather(1, others)
+        dual = 2 if self.config.distance == "l2" else 1
+        nearest = torch.full((len(current),), float("inf"), device=current.device)
+        slopes, gradient = torch.ones_like(nearest), torch.zeros_like(current)
+        for k in range(others.shape[1]):
+            (down,) = torch.autograd.grad(-gaps[:, k].sum(), current, retain_graph=k + 1 < others.shape[1])
+            slope = torch.linalg.vector_norm(down.flatten(1), ord=dual, dim=1) + _TINY
+            distance = gaps[:, k].detach().abs() / slope
+            nearer = distance < nearest
+            nearest, slopes = torch.where(nearer, distance, nearest), torch.where(nearer, slope, slopes)
+            gradient = torch.where(per_image(nearer), down, gradient)
+        length = per_image(nearest + _BEYOND)
+        return length * (gradient / per_image(slopes) if dual == 2 else gradient.sign())
+
+    def _foolbox(self, surface: Surface, x: Tensor, labels: Tensor) -> Tensor:
         from foolbox.attacks import L2DeepFoolAttack, LinfDeepFoolAttack
 
         from attacks.foolbox_adapter import run_foolbox
@@ -40,4 +103,24 @@ class DeepFool(Attack[DeepFoolConfig]):
         kind = L2DeepFoolAttack if config.distance == "l2" else LinfDeepFoolAttack
         candidates = min(config.candidates, surface.num_classes)
         library = kind(steps=config.steps, candidates=candidates, overshoot=config.overshoot)
-        return run_foolbox(library, surface, x, labels, eps=None)
+        return run_foolbox(library, surface, x, Goal(labels), eps=None)
+
+    def _art(self, surface: Surface, x: Tensor, labels: Tensor) -> Tensor:
+        from art.attacks.evasion import DeepFool as ArtDeepFool
+
+        from attacks.art_adapter import run_art
+
+        config = self.config
+        return run_art(
+            lambda classifier: ArtDeepFool(
+                classifier,
+                max_iter=config.steps,
+                epsilon=config.overshoot,
+                nb_grads=surface.num_classes,
+                batch_size=len(x),
+                verbose=False,
+            ),
+            surface,
+            x,
+            Goal(labels),
+        )

@@ -1,29 +1,34 @@
-"""Fast gradient sign method (Goodfellow et al. 2015)."""
+"""Fast gradient sign method (Goodfellow et al. 2015): native, through Foolbox and through ART."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
+from attacks.backends import BackedConfig
 from attacks.contract import Attack, Surface, attack
-from attacks.gradients import loss_gradient
 from benchmark.noise import Noise
-from benchmark.plugin import Config, Norm, sweep
+from benchmark.plugin import Norm, sweep
 
 
-class FgsmConfig(Config):
+class FgsmConfig(BackedConfig):
     """`eps`: radius of the L∞ ball, on the [0, 1] scale."""
 
+    lacks: ClassVar = {"foolbox": frozenset({"targeted"})}
+
     eps: float = sweep(ge=0, le=1)
+    backend: Literal["native", "foolbox", "art"] = "native"
 
 
 @attack("fgsm")
 class Fgsm(Attack[FgsmConfig]):
     """One step of `eps` along the sign of the gradient; one gradient serves a whole sweep of `eps`."""
 
-    shares_sweep = True
+    @property
+    def shares_sweep(self) -> bool:  # type: ignore[override]
+        return self.config.backend == "native"
 
     @property
     def norm(self) -> Norm:
@@ -32,7 +37,27 @@ class Fgsm(Attack[FgsmConfig]):
     def craft(
         self, surface: Surface, x: Tensor, labels: Tensor, noise: Noise, start: Tensor | None = None
     ) -> Tensor:
-        return self.craft_sweep([self], surface, x, labels, [noise])[0]
+        if self.config.backend == "native":
+            return self.craft_sweep([self], surface, x, labels, [noise])[0]
+        goal = self.config.goal(surface, x, labels, noise)
+        eps, targeted = self.config.eps, goal.target is not None
+        if self.config.backend == "foolbox":
+            from foolbox.attacks import LinfFastGradientAttack
+
+            from attacks.foolbox_adapter import run_foolbox
+
+            return run_foolbox(LinfFastGradientAttack(random_start=False), surface, x, goal, eps)
+        from art.attacks.evasion import FastGradientMethod
+
+        from attacks.art_adapter import run_art
+
+        return run_art(
+            lambda classifier: FastGradientMethod(classifier, eps=eps, targeted=targeted, batch_size=len(x)),
+            surface,
+            x,
+            goal,
+            eps,
+        )
 
     @classmethod
     def craft_sweep(
@@ -43,6 +68,7 @@ class Fgsm(Attack[FgsmConfig]):
         labels: Tensor,
         noises: Sequence[Noise],
     ) -> list[Tensor]:
-        gradient, _ = loss_gradient(surface, x, labels)
+        goal = attacks[0].config.goal(surface, x, labels, noises[0])
+        gradient, _ = goal.gradient(surface, x)
         sign = gradient.sign()
         return [(x + attack.config.eps * sign).clamp_(0, 1) for attack in attacks]

@@ -1,4 +1,4 @@
-"""The gradient that the native attacks follow, and the ascent along its sign."""
+"""The gradient that the native attacks follow."""
 
 from __future__ import annotations
 
@@ -29,28 +29,3 @@ def loss_gradient(surface: Surface, x: Tensor, labels: Tensor) -> tuple[Tensor, 
     direction.scatter_(1, labels[:, None], -1.0)
     (gradient,) = torch.autograd.grad(logits, x, grad_outputs=direction)
     return gradient, logits.detach()
-
-
-def sign_ascent(
-    surface: Surface, x: Tensor, labels: Tensor, start: Tensor, *, eps: float, alpha: float, steps: int
-) -> tuple[Tensor, Tensor]:
-    """Steps of `alpha` along the gradient's sign inside the L∞ ball of `eps` around `x` and the box.
-
-    Returns:
-        For each image the iterate that the surface scores as most wrong, and its margin, shape (B,).
-    """
-    low, high = (x - eps).clamp_(min=0), (x + eps).clamp_(max=1)
-    current, best, best_margin = start, start, torch.full((len(x),), float("-inf"), device=x.device)
-    for step in range(steps + 1):
-        if step < steps:
-            gradient, logits = loss_gradient(surface, current, labels)
-        else:
-            with torch.no_grad():
-                logits = surface(current)
-        margins = margin(logits, labels)
-        better = margins >= best_margin
-        best_margin = torch.where(better, margins, best_margin)
-        best = torch.where(better[:, None, None, None], current, best)
-        if step < steps:
-            current = torch.clamp(current + alpha * gradient.sign(), low, high)
-    return best, best_margin

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor
 
-from attacks.ball import Ball, per_image
+from attacks.ascent import AscentConfig, ascend
+from attacks.ball import Ball
 from attacks.contract import Attack, Surface, attack
-from attacks.gradients import loss_gradient, margin
+from attacks.goal import Goal
 from benchmark.noise import Noise
-from benchmark.plugin import Config, Norm, param, sweep
+from benchmark.plugin import Norm, param
 
 
-class MimConfig(Config):
+class MimConfig(AscentConfig):
     """`eps`: radius of the L∞ ball; `alpha`: step, default `2.5 · eps / steps`; `decay`: of the momentum.
 
     The paper takes 10 steps of `eps / 10`.
     """
 
-    eps: float = sweep(ge=0, le=1)
-    steps: int = param(40, ge=1)
-    alpha: float | None = param(None, gt=0, le=1)
     decay: float = param(1.0, ge=0)
     backend: Literal["native", "foolbox", "art"] = "native"
 
@@ -35,62 +32,38 @@ class Mim(Attack[MimConfig]):
     certain scores outweigh the others.
     """
 
+    takes_start = True
+
     @property
     def norm(self) -> Norm:
         return "linf"
 
-    @property
-    def takes_start(self) -> bool:  # type: ignore[override]
-        return self.config.backend == "native"
-
-    @property
-    def _alpha(self) -> float:
-        config = self.config
-        return config.alpha if config.alpha is not None else 2.5 * config.eps / config.steps
-
     def craft(
         self, surface: Surface, x: Tensor, labels: Tensor, noise: Noise, start: Tensor | None = None
     ) -> Tensor:
-        if self.config.backend == "foolbox":
-            return self._foolbox(surface, x, labels)
-        if self.config.backend == "art":
-            return self._art(surface, x, labels)
-        return self._native(surface, x, labels, x if start is None else start)
+        config = self.config
+        goal = config.goal(surface, x, labels, noise)
+        if config.backend == "foolbox":
+            return self._foolbox(surface, x, goal)
+        if config.backend == "art":
+            return self._art(surface, x, goal)
+        ball = Ball(x, config.eps, "linf")
+        begin = x if start is None else start
+        alpha, steps, decay = self.config.step, config.steps, config.decay
+        return ascend(surface, goal, begin, ball, alpha=alpha, steps=steps, decay=decay)[0]
 
-    def _native(self, surface: Surface, x: Tensor, labels: Tensor, start: Tensor) -> Tensor:
-        ball = Ball(x, self.config.eps, "linf")
-        current, momentum = start, torch.zeros_like(x)
-        best, best_margin = start, torch.full((len(x),), float("-inf"), device=x.device)
-        for step in range(self.config.steps + 1):
-            if step < self.config.steps:
-                gradient, logits = loss_gradient(surface, current, labels)
-            else:
-                with torch.no_grad():
-                    logits = surface(current)
-            margins = margin(logits, labels)
-            better = margins >= best_margin
-            best, best_margin = (
-                torch.where(per_image(better), current, best),
-                torch.where(better, margins, best_margin),
-            )
-            if step < self.config.steps:
-                size = gradient.abs().flatten(1).mean(dim=1).clamp_min(1e-12)
-                momentum = self.config.decay * momentum + gradient / per_image(size)
-                current = ball.project(current + self._alpha * momentum.sign())
-        return best
-
-    def _foolbox(self, surface: Surface, x: Tensor, labels: Tensor) -> Tensor:
+    def _foolbox(self, surface: Surface, x: Tensor, goal: Goal) -> Tensor:
         from foolbox.attacks import LinfMomentumIterativeFastGradientMethod
 
         from attacks.foolbox_adapter import run_foolbox
 
         config = self.config
         library = LinfMomentumIterativeFastGradientMethod(
-            momentum=config.decay, abs_stepsize=self._alpha, steps=config.steps
+            momentum=config.decay, abs_stepsize=self.config.step, steps=config.steps
         )
-        return run_foolbox(library, surface, x, labels, eps=config.eps)
+        return run_foolbox(library, surface, x, goal, config.eps)
 
-    def _art(self, surface: Surface, x: Tensor, labels: Tensor) -> Tensor:
+    def _art(self, surface: Surface, x: Tensor, goal: Goal) -> Tensor:
         from art.attacks.evasion import MomentumIterativeMethod
 
         from attacks.art_adapter import run_art
@@ -100,13 +73,15 @@ class Mim(Attack[MimConfig]):
             lambda classifier: MomentumIterativeMethod(
                 classifier,
                 eps=config.eps,
-                eps_step=self._alpha,
+                eps_step=self.config.step,
                 decay=config.decay,
                 max_iter=config.steps,
+                targeted=goal.target is not None,
                 batch_size=len(x),
                 verbose=False,
             ),
             surface,
             x,
-            labels,
+            goal,
+            config.eps,
         )

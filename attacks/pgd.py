@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
-import torch
 from pydantic import model_validator
 from torch import Tensor
 
+from attacks.ascent import AscentConfig, ascend
+from attacks.ball import Ball, BallConfig, most_wrong
 from attacks.contract import Attack, Surface, attack
-from attacks.gradients import sign_ascent
+from attacks.goal import Goal
 from benchmark.noise import Noise
-from benchmark.plugin import Config, Norm, param, sweep
+from benchmark.plugin import Norm, param, sweep
 
 
-class PgdConfig(Config):
-    """`eps`: radius of the L∞ ball; `alpha`: step, default `2.5 · eps / steps`.
+class PgdConfig(AscentConfig, BallConfig):
+    """`eps`: radius of the ball of `distance`; `alpha`: step, default `2.5 · eps / steps`.
 
     `restarts` counts runs from random starts; `random_start: false` begins once at the clean image.
     """
 
-    eps: float = sweep(ge=0, le=1)
-    steps: int = param(40, ge=1)
-    alpha: float | None = param(None, gt=0, le=1)
+    lacks: ClassVar = {"foolbox": frozenset({"restarts"})}  # its own repetition keeps no strongest image
+
+    eps: float = sweep(ge=0)  # in L2 it may be above 1
     restarts: int = param(1, ge=1)
     random_start: bool = True
     backend: Literal["native", "foolbox", "art"] = "native"
@@ -31,75 +32,58 @@ class PgdConfig(Config):
     def _honoured(self) -> PgdConfig:
         if self.restarts > 1 and not self.random_start:
             raise ValueError("restarts above 1 need random_start: without it every run is the same")
-        if self.restarts > 1 and self.backend == "foolbox":
-            raise ValueError(
-                "restarts above 1: Foolbox's own repetition keeps no strongest image; "
-                "use backend native or art"
-            )
         return self
 
 
 @attack("pgd")
 class Pgd(Attack[PgdConfig]):
-    """Gradient-sign steps from random starts; keeps each image's most wrong iterate of all restarts."""
+    """Steps along the gradient (L∞: its sign) from random starts; keeps the most wrong iterate of all."""
 
     stochastic = True
+    takes_start = True
 
     @property
     def norm(self) -> Norm:
-        return "linf"
+        return self.config.distance
 
     @property
     def mandatory(self) -> bool:  # type: ignore[override]
-        """Only when it can cross the ball: ten steps or more that add up to its diameter."""
-        return self.config.steps >= 10 and self._alpha * self.config.steps >= 2 * self.config.eps
-
-    @property
-    def takes_start(self) -> bool:  # type: ignore[override]
-        return self.config.backend == "native"
+        """Only when it can cross the ball: ten steps or more that add up to its diameter, at any class."""
+        config = self.config
+        long_enough = config.steps >= 10 and self.config.step * config.steps >= 2 * config.eps
+        return long_enough and not config.targeted
 
     def craft(
         self, surface: Surface, x: Tensor, labels: Tensor, noise: Noise, start: Tensor | None = None
     ) -> Tensor:
-        if self.config.backend == "foolbox":
-            return self._foolbox(surface, x, labels)
-        if self.config.backend == "art":
-            return self._art(surface, x, labels)
+        config = self.config
+        goal = config.goal(surface, x, labels, noise)
+        if config.backend == "foolbox":
+            return self._foolbox(surface, x, goal)
+        if config.backend == "art":
+            return self._art(surface, x, goal)
+        ball = Ball(x, config.eps, config.distance)
         if start is not None:
-            return self._ascend(surface, x, labels, start)[0]
-        best, best_margin = self._ascend(surface, x, labels, self._begin(x, noise))
-        for _ in range(self.config.restarts - 1):
-            found, found_margin = self._ascend(surface, x, labels, self._begin(x, noise))
-            better = found_margin > best_margin
-            best = torch.where(better[:, None, None, None], found, best)
-            best_margin = torch.maximum(best_margin, found_margin)
-        return best
+            starts = [start]
+        elif config.random_start:
+            starts = [ball.random_point(noise) for _ in range(config.restarts)]
+        else:
+            starts = [x]
+        return most_wrong(
+            ascend(surface, goal, begin, ball, alpha=self.config.step, steps=config.steps) for begin in starts
+        )
 
-    @property
-    def _alpha(self) -> float:
-        config = self.config
-        return config.alpha if config.alpha is not None else 2.5 * config.eps / config.steps
-
-    def _begin(self, x: Tensor, noise: Noise) -> Tensor:
-        if not self.config.random_start:
-            return x
-        offset = noise.uniform_like(x).mul_(2).sub_(1).mul_(self.config.eps)
-        return (x + offset).clamp_(0, 1)
-
-    def _ascend(self, surface: Surface, x: Tensor, labels: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
-        config = self.config
-        return sign_ascent(surface, x, labels, start, eps=config.eps, alpha=self._alpha, steps=config.steps)
-
-    def _foolbox(self, surface: Surface, x: Tensor, labels: Tensor) -> Tensor:
-        from foolbox.attacks import LinfPGD
+    def _foolbox(self, surface: Surface, x: Tensor, goal: Goal) -> Tensor:
+        from foolbox.attacks import L2PGD, LinfPGD
 
         from attacks.foolbox_adapter import run_foolbox
 
         config = self.config
-        library = LinfPGD(abs_stepsize=self._alpha, steps=config.steps, random_start=config.random_start)
-        return run_foolbox(library, surface, x, labels, eps=config.eps)
+        kind = LinfPGD if config.distance == "linf" else L2PGD
+        library = kind(abs_stepsize=self.config.step, steps=config.steps, random_start=config.random_start)
+        return run_foolbox(library, surface, x, goal, config.eps)
 
-    def _art(self, surface: Surface, x: Tensor, labels: Tensor) -> Tensor:
+    def _art(self, surface: Surface, x: Tensor, goal: Goal) -> Tensor:
         from art.attacks.evasion.projected_gradient_descent.projected_gradient_descent_pytorch import (
             ProjectedGradientDescentPyTorch,
         )
@@ -110,14 +94,17 @@ class Pgd(Attack[PgdConfig]):
         return run_art(
             lambda classifier: ProjectedGradientDescentPyTorch(
                 classifier,
+                norm="inf" if config.distance == "linf" else 2,
                 eps=config.eps,
-                eps_step=self._alpha,
+                eps_step=self.config.step,
                 max_iter=config.steps,
                 num_random_init=config.restarts if config.random_start else 0,
+                targeted=goal.target is not None,
                 batch_size=len(x),
                 verbose=False,
             ),
             surface,
             x,
-            labels,
+            goal,
+            config.eps,
         )

@@ -10,17 +10,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmark.executor import Observer
-from benchmark.tasks import Craft, Task, TrainDefense, TrainTarget
+from benchmark.tasks import Craft, Task, TrainAttack, TrainDefense, TrainTarget
 
 _VERBS = {
     "train-target": "training",
     "train-defense": "training",
+    "train-attack": "training",
     "probe": "probing",
     "craft": "crafting",
     "purify": "purifying",
     "score": "scoring",
 }
-_HEAVY = ("train-target", "train-defense", "craft")
+_TRAININGS = ("train-target", "train-defense", "train-attack")
+_HEAVY = (*_TRAININGS, "craft")
 
 _LINE_EVERY = 10.0
 """Seconds between two plain lines of progress."""
@@ -31,7 +33,7 @@ def describe(task: Task) -> str:
     words = f"{_VERBS[task.kind]} {task.label}"
     if isinstance(task, TrainTarget) and task.role == "source":
         words += " (source)"
-    if isinstance(task, Craft):
+    if isinstance(task, Craft | TrainAttack):
         words += f" against {task.surface.target.label}"
         if task.surface.purifier is not None:
             words += f" behind {task.surface.purifier.name}"
@@ -199,11 +201,11 @@ def _opening(missing: Mapping[str, int], cached: Mapping[str, int]) -> str:
     return f"to do: {', '.join(parts)}; in the store: {have}{nothing}"
 
 
-_IDLE = {"training": ("train-target", "train-defense"), "attack": ("craft",)}
+_IDLE = {"training": _TRAININGS, "attack": ("craft",)}
 
 
 def _dataset(task: Task) -> str:
-    return task.dataset.name if isinstance(task, TrainTarget | TrainDefense) else ""
+    return task.dataset.name if isinstance(task, TrainTarget | TrainDefense | TrainAttack) else ""
 
 
 def _figures(figures: Mapping[str, float]) -> str:

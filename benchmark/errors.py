@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,24 @@ class UserError(Exception):
 
 class PluginError(Exception):
     """A plugin broke its contract or raised; it fails its own cells and no others."""
+
+
+class BudgetError(PluginError):
+    """An attack asked for more passes than the grid allows: neither a failure nor robustness."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a task could not be done: something raised, or an attack ran into the grid's budget."""
+
+    reason: str
+    status: Literal["failed", "budget"] = "failed"
+
+
+def worst(failures: Iterable[Failure | None]) -> Failure | None:
+    """The first that is a fault, or else the first there is: a fault must not pass for a spent budget."""
+    there = [failure for failure in failures if failure is not None]
+    return next((failure for failure in there if failure.status == "failed"), there[0] if there else None)
 
 
 def told(error: BaseException) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from benchmark.store import Store
-from benchmark.tasks import Craft, Purify, Task, TrainDefense, TrainTarget
+from benchmark.tasks import Craft, Purify, Task, TrainAttack, TrainDefense, TrainTarget
 
 _SAMPLES = 12
 
@@ -40,7 +40,7 @@ def estimate(missing: Iterable[Task], store: Store) -> Estimate:
 
 
 def _data(task: Task) -> str | None:
-    if isinstance(task, TrainTarget | TrainDefense):
+    if isinstance(task, TrainTarget | TrainDefense | TrainAttack):
         return task.dataset.name
     if isinstance(task, Craft | Purify):
         return task.shard.dataset.name

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol as Interface
 
-from benchmark.errors import PluginError, told
+from benchmark.errors import BudgetError, Failure, PluginError, told, worst
 from benchmark.plan import Plan
 from benchmark.tasks import Craft, Task
 from benchmark.work.perform import perform, perform_sweep
@@ -35,10 +35,10 @@ class Observer(Interface):
 
 @dataclass
 class Execution:
-    """What came of a plan. `failures` gives the reason for each task that could not be done."""
+    """What came of a plan. `failures` tells of each task that could not be done, by its key."""
 
     done: dict[str, int] = field(default_factory=dict)
-    failures: dict[str, str] = field(default_factory=dict)
+    failures: dict[str, Failure] = field(default_factory=dict)
 
 
 def split_by_store(plan: Plan, workshop: Workshop) -> tuple[list[Task], list[Task]]:
@@ -69,12 +69,10 @@ def execute(plan: Plan, workshop: Workshop, observer: Observer) -> Execution:
     for task in missing:
         if task.key in finished or task.key in execution.failures:
             continue
-        inherited = next(
-            (execution.failures[n.key] for n in task.needs() if n.key in execution.failures), None
-        )
+        inherited = worst(execution.failures.get(needed.key) for needed in task.needs())
         if inherited is not None:
             execution.failures[task.key] = inherited
-            observer.failed(task, inherited)
+            observer.failed(task, inherited.reason)
             continue
         group: list[Task] = [task]
         if isinstance(task, Craft) and task.sweep is not None:
@@ -95,18 +93,20 @@ def _do(group: list[Task], workshop: Workshop, observer: Observer, execution: Ex
             perform_sweep(crafts, workshop)
         else:
             perform(group[0], workshop)
+    except BudgetError as end:
+        failure = Failure(str(end), "budget")
     except PluginError as fault:
-        reason = str(fault)
+        failure = Failure(str(fault))
     except (Exception, SystemExit) as error:  # a target or a trainer: the cell fails, the run goes on
-        reason = told(error)
+        failure = Failure(told(error))
     else:
         for task in group:
             execution.done[task.kind] = execution.done.get(task.kind, 0) + 1
             observer.finished(task, (time.perf_counter() - begin) / len(group))
         return
     for task in group:
-        execution.failures[task.key] = reason
-        observer.failed(task, reason)
+        execution.failures[task.key] = failure
+        observer.failed(task, failure.reason)
 
 
 def _sweeps(tasks: list[Task]) -> dict[str, list[Craft]]:

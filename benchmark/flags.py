@@ -54,6 +54,15 @@ FLAGS: dict[str, Flag] = {
         "doubt",
         "the defense is random, and attacks averaged fewer than ten of its draws at each step (white-box)",
     ),
+    "weak-gradient-attack": Flag(
+        "doubt",
+        "with the defense in the loop a trained attack broke over 2 points more images than each attack that "
+        "the ball requires (leaderboard rows only)",
+    ),
+    "weak-backend": Flag(
+        "note",
+        "the library chosen for the attack is known to run it weaker than another one does",
+    ),
     "below-control": Flag(
         "note",
         "the worst-case error is not significantly lower than that of every control of the same grid "
@@ -92,7 +101,8 @@ def cell_flags(
     threat = THREATS[cell.threat.name]
     if threat.starts_from_target_only and not cell.attack.takes_start:
         found.append("unchecked:from-target-only")
-    if gradient is not None and bool((survives & baseline_wrong & ~(gradient > 0)).any()):
+    followed = gradient if cell.attack.uses == "gradients" else None
+    if followed is not None and bool((survives & baseline_wrong & ~(followed > 0)).any()):
         found.append("zero-gradient")
     eps = cell.attack.eps
     if eps and cell.attack.norm == "linf" and survives.any() and size[survives].mean() < _MOVED_SHARE * eps:
@@ -104,4 +114,6 @@ def cell_flags(
         found.append("cheap-surface")
     if purifier.stochastic and cell.threat.config.get("eot", _ENOUGH_DRAWS) < _ENOUGH_DRAWS:
         found.append("few-draws")
+    if cell.attack.weak_backend:
+        found.append("weak-backend")
     return found

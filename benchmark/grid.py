@@ -78,11 +78,12 @@ class Block:
 
 @dataclass(frozen=True)
 class Grid:
-    """A validated grid; `data` is what was written."""
+    """A validated grid; `data` is what was written, `budget` the passes per image that a cell may take."""
 
     name: str
     blocks: tuple[Block, ...]
     data: Mapping[str, Any] = field(repr=False)
+    budget: int | None = None
 
 
 def builtin_grids() -> list[str]:
@@ -136,14 +137,15 @@ class _Reader:
         if not isinstance(name, str) or not name or "/" in name or name.startswith("."):
             self._wrong(("name",), f"name must be text that can name a folder, got {name!r}")
         if "blocks" in data:
-            self._only_keys((), data, ("name", "blocks"))
+            self._only_keys((), data, ("name", "budget", "blocks"))
             blocks = list(self._blocks(data["blocks"]))
         else:
-            self._only_keys((), data, ("name", "blocks", *_BLOCK_KEYS))
+            self._only_keys((), data, ("name", "budget", "blocks", *_BLOCK_KEYS))
             blocks = [self._block((), data)]
+        budget = self._count(("budget",), data.get("budget"))
         if self._problems:
             raise UserError(self._problems)
-        return Grid(name, tuple(blocks), data)
+        return Grid(name, tuple(blocks), data, budget)
 
     def _wrong(self, path: PathInDocument, message: str, hint: str | None = None) -> None:
         self._problems.append(self._document.problem(path, message, hint))
@@ -341,7 +343,7 @@ class _Reader:
     def _count(self, path: PathInDocument, value: Any) -> int | None:
         if value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
             return value
-        self._wrong(path, f"n must be a whole number above 0, got {value!r}")
+        self._wrong(path, f"{path[-1]} must be a whole number above 0, got {value!r}")
         return None
 
     def _seeds(self, path: PathInDocument, value: Any) -> dict[str, tuple[int, ...]]:

@@ -25,6 +25,7 @@ COLUMNS = (
 """The columns of `leaderboard.csv`, in order."""
 
 _TOLERANCE = 1e-6
+_OUTDONE = 0.02
 _Mask = NDArray[np.bool_]
 _Seeds = tuple[Any, Any, Any]
 
@@ -238,6 +239,8 @@ def _row_flags(standing: _Standing, survivors: bool, controls: Sequence[_Standin
     flags = ["incomplete"] if standing.incomplete else []
     if survivors:  # a row that claims nothing has nothing to withhold
         flags += dict.fromkeys(flag for e in standing.own for flag in (e.row["flags"] or "").split())
+    if survivors and _outdone(standing.own):
+        flags.append("weak-gradient-attack")
     if not standing.control and not standing.incomplete:
         comparisons = [_compared(standing, control, n) for control in controls]
         p_values = [p for p in comparisons if p is not None]
@@ -246,6 +249,15 @@ def _row_flags(standing: _Standing, survivors: bool, controls: Sequence[_Standin
         elif not all(holm(p_values)):
             flags.append("below-control")
     return flags
+
+
+def _outdone(own: Sequence[_Evidence]) -> bool:
+    """Whether, with the defense in the loop, a generator found what no gradient attack on each image did."""
+    there = [e for e in own if e.ok and not THREATS[e.cell.threat.name].images_made_on_target]
+    n = min((len(e.wrong) for e in there), default=0)
+    gradient = [e.wrong[:n].mean() for e in there if e.cell.attack.mandatory]
+    generator = [e.wrong[:n].mean() for e in there if e.cell.attack.trainable]
+    return bool(gradient and generator and max(generator) > max(gradient) + _OUTDONE)
 
 
 def _withholds(flag: str) -> bool:

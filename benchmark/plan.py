@@ -12,13 +12,10 @@ from typing import Any
 
 from benchmark.errors import UserError, nearest
 from benchmark.keys import canonical, digest
+from benchmark.refs import AttackRef, DatasetRef, DefenseRef, PluginRef
 from benchmark.tasks import (
     SHARD_SIZE,
-    AttackRef,
-    DatasetRef,
-    DefenseRef,
     Part,
-    PluginRef,
     Probe,
     Protocol,
     Purifier,
@@ -125,7 +122,7 @@ class Cell:
             "threat": self.threat.name,
             "threat_config": canonical(dict(self.threat.config)),
             "judge": self.threat.config["judge"],
-            "targeted": False,
+            "targeted": self.attack.targeted,
             "norm": self.attack.norm,
             "eps": self.attack.eps,
             "target_seed": self.target.seed,
@@ -223,7 +220,7 @@ def _cells(product: Product, protocol: Protocol) -> Iterator[Cell]:
             for purifier in _purifiers(chosen.on[dataset.title], teacher, product.defense_seeds):
                 for met in product.attacks:
                     n = min(limit for limit in (sized.n, chosen.n, met.n) if limit is not None)
-                    seeds = product.attack_seeds if met.attack.stochastic else (None,)
+                    seeds = product.attack_seeds if met.attack.seeded else (None,)
                     for threat, seed in itertools.product(product.threats, seeds):
                         yield _cell(target, purifier, met.attack, threat, seed, n)
 
@@ -253,7 +250,7 @@ def _cell(
 ) -> Cell:
     protocol = target.protocol
     threat = THREATS[threat_ref.name]
-    refusal = threat.refuses(attack)
+    refusal = threat.refuses(attack, purifier)
     scores: list[Score] = []
     probes: list[Probe] = []
     for start in range(0, 0 if refusal else n, SHARD_SIZE):

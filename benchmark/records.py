@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow
 from numpy.typing import NDArray
 
-from benchmark.errors import PluginError
+from benchmark.errors import BudgetError, Failure, PluginError, worst
 from benchmark.flags import cell_flags
 from benchmark.plan import Cell
 from benchmark.stats import wilson
@@ -48,26 +48,29 @@ class Result:
     outcomes: pyarrow.Table | None
 
 
-def make_record(cell: Cell, failures: Mapping[str, str], workshop: Workshop) -> Result:
+def make_record(cell: Cell, failures: Mapping[str, Failure], workshop: Workshop) -> Result:
     """The record of a cell from what the store holds.
 
     Args:
         cell: The cell.
-        failures: Reasons of the tasks that failed, by key.
+        failures: The tasks that could not be done, by key.
         workshop: To read results with.
     """
     row: Row = dict.fromkeys(COLUMNS) | cell.identity | {"key": cell.key, "flags": "", "reason": ""}
     if cell.skipped:
         return Result(row | {"status": "skipped", "reason": cell.skipped}, None)
     tasks: tuple[Task, ...] = (*cell.probes, *cell.scores)
-    failed = next((failures[task.key] for task in tasks if task.key in failures), None)
-    if failed is not None:
-        return Result(row | {"status": "failed", "reason": failed}, None)
+    failure = worst(failures.get(task.key) for task in tasks)
+    if failure is not None:
+        return Result(row | {"status": failure.status, "reason": failure.reason}, None)
     try:
         outcomes = pyarrow.concat_tables([workshop.table(score) for score in cell.scores])
         values = {name: np.asarray(outcomes[name]) for name in outcomes.column_names}
+        _check_budget(cell, workshop)
         row |= {"status": "ok"} | _figures(cell, values) | _costs(cell, workshop)
         row["flags"] = " ".join(_flags(cell, values, row, workshop))
+    except BudgetError as error:
+        return Result(row | {"status": "budget", "reason": str(error)}, None)
     except PluginError as error:  # a damaged result was computed again, and this time it failed
         return Result(row | {"status": "failed", "reason": str(error)}, None)
     return Result(row, outcomes)
@@ -134,6 +137,15 @@ def _flags(cell: Cell, values: Mapping[str, _Array], row: Row, workshop: Worksho
         clean_error=row["clean_error"],
         clean_error_target=row["clean_error_target"],
     )
+
+
+def _check_budget(cell: Cell, workshop: Workshop) -> None:
+    """Results in the store may be of a run that had a larger budget, or none."""
+    costs = [workshop.meta(score)["costs"] for score in cell.scores]
+    passes = max(cost["forwards"] + cost["backwards"] for cost in costs)
+    if passes > workshop.budget:
+        allowed = f"the grid's budget of {workshop.budget:.0f} passes per image"
+        raise BudgetError(f"the attacks asked for {passes:.0f}, more than {allowed}")
 
 
 def _costs(cell: Cell, workshop: Workshop) -> Row:

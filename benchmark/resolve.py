@@ -16,8 +16,8 @@ from benchmark.errors import Problem, UserError, told
 from benchmark.grid import Block, Choice, Grid
 from benchmark.plan import ChosenAttack, ChosenDefense, Product, SizedDataset, ThreatRef
 from benchmark.plugin import Config, Norm
+from benchmark.refs import AttackRef, DatasetRef, DefenseRef, PluginRef
 from benchmark.registry import Registry
-from benchmark.tasks import AttackRef, DatasetRef, DefenseRef, PluginRef
 from defenses.contract import Defense
 
 _WIDEST_GATE = 0.15
@@ -170,9 +170,14 @@ def _attack(choice: Choice) -> AttackRef:
         eps=attack.eps,
         uses=attack.uses,
         stochastic=attack.stochastic,
-        takes_start=attack.takes_start,
+        takes_start=attack.takes_start and attack.backend == "native",
+        needs_determinism=attack.needs_determinism,
         mandatory=attack.mandatory,
+        targeted=attack.targeted,
+        trainable=attack.trainable,
         backend=attack.backend,
+        weak_backend=attack.weak_backend,
         shares_sweep=attack.shares_sweep,
         sweep_fields=type(choice.config).fields_marked("sweep"),
+        train_fields=frozenset(type(choice.config).model_fields) - choice.config.fields_marked("infer"),
     )

@@ -97,7 +97,9 @@ def prepare(
     wanted = {name: [value] if isinstance(value, str) else value for name, value in (only or {}).items()}
     plan = make_plan(resolve(grid, registry, root), protocol(), wanted)
     grid = replace(grid, name=f"{grid.name}-only") if wanted else grid  # a part must not pass for the whole
-    return Prepared(grid, plan, Workshop(registry, opened, root, chosen, observer.training, perform))
+    budget = float("inf") if grid.budget is None else grid.budget
+    workshop = Workshop(registry, opened, root, chosen, observer.training, perform, budget)
+    return Prepared(grid, plan, workshop)
 
 
 def run_prepared(prepared: Prepared, observer: Observer, out: Path) -> Finished:

@@ -82,8 +82,9 @@ def _errors(part: pd.DataFrame, attacker: str, marks: dict[str, str]) -> str:
 
 
 def _shown(rows: pd.DataFrame, marks: dict[str, str]) -> str:
-    if (rows["status"] == "failed").any():
-        return "failed"
+    for status in ("failed", "budget"):
+        if (rows["status"] == status).any():
+            return status
     flags = [flag for flag in marks if rows["flags"].fillna("").str.split().map(lambda f: flag in f).any()]  # noqa: B023
     bound = "≥ " if any(is_doubt(flag) for flag in flags) else ""
     return f"{bound}{_percent(rows['error'].mean())}{''.join(marks[flag] for flag in flags)}"
@@ -108,7 +109,12 @@ def _fidelity(block: pd.DataFrame) -> str:
 
 
 def _troubles(records: pd.DataFrame) -> Iterable[str]:
-    for status, heading in (("failed", "Failed cells: no error rate"), ("skipped", "Skipped cells")):
+    headings = {
+        "failed": "Failed cells: no error rate",
+        "budget": "Cells that ran into the budget: no error rate",
+        "skipped": "Skipped cells",
+    }
+    for status, heading in headings.items():
         rows = records[records["status"] == status]
         if not rows.empty:
             counted = rows.groupby(["attack", "defense", "threat", "reason"], sort=False).size()

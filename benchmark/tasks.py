@@ -12,74 +12,11 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from benchmark.keys import canonical, digest, seed_from
-from benchmark.plugin import Norm
+from benchmark.keys import digest, seed_from
+from benchmark.refs import AttackRef, DatasetRef, DefenseRef, PluginRef
 
 SHARD_SIZE = 100
 """Images in a shard: the unit of caching, of resuming, and the batch in which images are judged."""
-
-
-@dataclass(frozen=True, eq=False)
-class PluginRef:
-    """A plugin with its configuration, defaults filled in, and the fingerprint of its code."""
-
-    name: str
-    config: Mapping[str, Any]
-    code: str
-
-    @property
-    def content(self) -> dict[str, Any]:
-        return {"name": self.name, "config": dict(self.config), "code": self.code}
-
-
-@dataclass(frozen=True, eq=False)
-class DatasetRef(PluginRef):
-    """A data set, the fingerprint of its images, and its default source classifier."""
-
-    images: str = ""
-    test_size: int = 0
-
-    @property
-    def title(self) -> str:
-        """The name, with its parameters where it has any: two settings of a data set are two data sets."""
-        return f"{self.name} {canonical(dict(self.config))}" if self.config else self.name
-
-    @property
-    def content(self) -> dict[str, Any]:
-        return super().content | {"images": self.images}
-
-
-@dataclass(frozen=True, eq=False)
-class DefenseRef(PluginRef):
-    """A defense on one data set, and the facts that it states.
-
-    `train_fields` are those that its weights depend on; `in_attack` is the cheaper setting that attacks
-    run, where there is one; `preset_changed` tells that the training is not the one of its preset.
-    """
-
-    trainable: bool = False
-    stochastic: bool = False
-    control: bool = False
-    decides_label: bool = False
-    gate: float = 0.05
-    train_fields: frozenset[str] = frozenset()
-    in_attack: Mapping[str, Any] | None = None
-    preset_changed: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class AttackRef(PluginRef):
-    """An attack and the facts that it states; `sweep_fields` may differ within one shared call."""
-
-    norm: Norm | None = None
-    eps: float | None = None
-    uses: str = "gradients"
-    stochastic: bool = False
-    takes_start: bool = False
-    mandatory: bool = False
-    backend: str = "native"
-    shares_sweep: bool = False
-    sweep_fields: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, eq=False)
@@ -308,6 +245,34 @@ class SurfaceSpec:
 
 
 @dataclass(frozen=True, eq=False)
+class TrainAttack(Task):
+    """Train an attack against a surface, on the training images. Its key leaves the `infer` fields out."""
+
+    dataset: DatasetRef
+    attack: AttackRef
+    surface: SurfaceSpec
+    seed: int | None
+
+    kind = "train-attack"
+
+    @property
+    def label(self) -> str:
+        return self.attack.name
+
+    def content(self) -> dict[str, Any]:
+        config = {name: self.attack.config[name] for name in sorted(self.attack.train_fields)}
+        return {
+            "dataset": self.dataset.content,
+            "attack": self.attack.content | {"config": config},
+            "surface": self.surface.key,
+            "seed": self.seed,
+        }
+
+    def needs(self) -> tuple[Task, ...]:
+        return self.surface.needs()
+
+
+@dataclass(frozen=True, eq=False)
 class Probe(Task):
     """Measure the gradient of a surface at clean images."""
 
@@ -339,16 +304,25 @@ class Craft(Task):
 
     kind = "craft"
 
+    @cached_property
+    def training(self) -> TrainAttack | None:
+        """The training of the attack, where it has one, against the very surface that it is run on."""
+        if not self.attack.trainable:
+            return None
+        return TrainAttack(self.protocol, self.shard.dataset, self.attack, self.surface, self.seed)
+
     @property
     def label(self) -> str:
         return self.attack.name
 
     @cached_property
     def _without_shard(self) -> dict[str, Any]:
+        training = {} if self.training is None else {"training": self.training.key}
         return {
             "attack": self.attack.content,
             "surface": self.surface.key,
             "seed": self.seed,
+            **training,
         }
 
     def content(self) -> dict[str, Any]:
@@ -356,7 +330,8 @@ class Craft(Task):
         return self._without_shard | {"shard": self.shard.content, "start": start}
 
     def needs(self) -> tuple[Task, ...]:
-        return (*self.surface.needs(), *((self.start,) if self.start else ()))
+        others = (self.training, self.start)
+        return (*self.surface.needs(), *(task for task in others if task is not None))
 
     @property
     def noise_seed(self) -> int:

@@ -1,4 +1,4 @@
-"""`make speed`: ratios against a bare loop and a script, peak memory, the purifiers' times. Asserts nothing.
+"""`make speed`: ratios against a bare loop and a script, peak memory, purifiers, attacks. Asserts nothing.
 
 `python -m tests.speed shortcuts` measures what Defense-GAN's short-cuts save. Each ratio of a loop compares
 two measurements of the same process, taken in turn; medians are shown.
@@ -20,8 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attacks.apgd_ce import ApgdCe, ApgdCeConfig
+from attacks.bim import Bim, BimConfig
 from attacks.contract import Attack
 from attacks.fgsm import Fgsm, FgsmConfig
+from attacks.mim import Mim, MimConfig
 from attacks.pgd import Pgd, PgdConfig
 from benchmark.display import Silent
 from benchmark.noise import Noise
@@ -29,6 +32,7 @@ from benchmark.runs import Prepared, prepare, run_prepared
 from benchmark.threats.surfaces import BpdaIdentitySurface, MeteredSurface
 from targets.mnist_cnn import MnistC, MnistCnnConfig
 from tests.conftest import data_root
+from tests.speed_attacks import attacks
 from tests.speed_purifiers import purifiers, shortcuts, timed
 
 ROUNDS = 15
@@ -42,6 +46,7 @@ def main() -> None:
         "grid": grid,
         "memory": memory,
         "purifiers": purifiers,
+        "attacks": attacks,
     }
     # by name only: it begins with 40 minutes of training where the store has no weights
     trained = {"shortcuts": shortcuts}
@@ -54,7 +59,7 @@ def main() -> None:
 
 
 def loop() -> None:
-    """Native FGSM and PGD against bare forward and backward passes over the same images."""
+    """Native gradient attacks against bare forward and backward passes over the same images."""
     model = MnistC(MnistCnnConfig(), (1, 28, 28), 10).eval().requires_grad_(False)
     surface = MeteredSurface(model, 10, (1, 28, 28)).eval()
     x, labels = torch.rand(100, 1, 28, 28), torch.arange(100) % 10
@@ -66,7 +71,10 @@ def loop() -> None:
 
     cases: list[tuple[str, Attack, int]] = [
         ("fgsm", Fgsm(FgsmConfig(eps=0.3)), 1),
-        (f"pgd-{STEPS}", Pgd(PgdConfig(eps=0.3, steps=STEPS)), STEPS),
+        ("pgd", Pgd(PgdConfig(eps=0.3, steps=STEPS)), STEPS),
+        ("bim", Bim(BimConfig(eps=0.3, steps=STEPS)), STEPS),
+        ("mim", Mim(MimConfig(eps=0.3, steps=STEPS)), STEPS),
+        ("apgd-ce", ApgdCe(ApgdCeConfig(eps=0.3, steps=STEPS)), STEPS),
     ]
     for name, attack, steps in cases:
         rounds = ROUNDS * (10 if steps == 1 else 1)
@@ -79,8 +87,8 @@ def loop() -> None:
 
         ratios, seconds = in_turn(ours, theirs, rounds)
         print(
-            f"{name}, 100 images, mnist-c: {1000 * seconds:.1f} ms, {ratios:.3f} × a bare loop "
-            f"(median of {rounds})"
+            f"{name}, {steps} steps, 100 images, mnist-c: {1000 * seconds:.1f} ms, "
+            f"{ratios:.3f} × a bare loop (median of {rounds})"
         )
 
 

@@ -15,9 +15,10 @@ from benchmark.grid import load_grid
 from benchmark.noise import Noise
 from benchmark.plan import Cell
 from benchmark.purifier import PurifierModule
+from benchmark.refs import DefenseRef
 from benchmark.registry import Registry, default_registry
 from benchmark.runs import Finished, prepare, run_prepared
-from benchmark.tasks import DefenseRef, Part, Purifier
+from benchmark.tasks import Part, Purifier
 
 GRID = {
     "name": "chains",

@@ -8,14 +8,11 @@ from typing import Any
 import pytest
 
 from benchmark.keys import canonical, digest, seed_from
+from benchmark.refs import AttackRef, DatasetRef, DefenseRef, PluginRef
 from benchmark.tasks import (
-    AttackRef,
     Candidate,
     Craft,
-    DatasetRef,
-    DefenseRef,
     Part,
-    PluginRef,
     Probe,
     Protocol,
     Purifier,

@@ -13,11 +13,12 @@ import pytest
 from benchmark.leaderboard import Leaderboard
 from benchmark.plan import Cell, ChosenAttack, ChosenDefense, Product, SizedDataset, ThreatRef, make_plan
 from benchmark.records import COLUMNS, Result
-from benchmark.tasks import AttackRef, DatasetRef, DefenseRef, PluginRef, Protocol, Purifier
+from benchmark.refs import AttackRef, DatasetRef, DefenseRef, PluginRef
+from benchmark.tasks import Protocol, Purifier
 from benchmark.threats import THREATS
 
 N = 100
-KINDS = ("train-target", "train-defense", "probe", "craft", "purify", "score")
+KINDS = ("train-target", "train-defense", "train-attack", "probe", "craft", "purify", "score")
 
 
 def attack(name: str, eps: float | None = 0.3, norm: str = "linf", mandatory: bool = False) -> AttackRef:
@@ -94,6 +95,15 @@ def test_white_box_counts_what_black_box_found_but_not_the_other_way_round() -> 
     cases = [(c, result(c, {1, 2, 3} if c.threat.name == "black-box" else {50, 51})) for c in cells(PGD)]
     assert board(cases, "white-box").loc["mine", "error"] == 0.05
     assert board(cases, "black-box").loc["mine", "error"] == 0.03
+
+
+def test_a_generator_that_outdoes_the_gradient_attacks_casts_doubt_on_them() -> None:
+    generator = replace(attack("advgan"), trainable=True)
+    for found, flagged in ((12, False), (13, True)):
+        wrong = {"pgd": set(range(10)), "advgan": set(range(found))}
+        cases = [(c, result(c, wrong[c.attack.name])) for c in cells(PGD, generator)]
+        assert ("weak-gradient-attack" in board(cases).loc["mine", "flags"]) == flagged
+        assert "weak-gradient-attack" not in board(cases, "black-box").loc["mine", "flags"]
 
 
 def test_minimal_norm_images_count_where_their_measured_norm_fits() -> None:

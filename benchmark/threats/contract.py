@@ -7,17 +7,8 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from benchmark.plugin import Config, param
-from benchmark.tasks import (
-    AttackRef,
-    Candidate,
-    Craft,
-    Protocol,
-    Purifier,
-    Purify,
-    Shard,
-    SurfaceSpec,
-    TrainTarget,
-)
+from benchmark.refs import AttackRef
+from benchmark.tasks import Candidate, Craft, Protocol, Purifier, Purify, Shard, SurfaceSpec, TrainTarget
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,8 +63,10 @@ class Threat(ABC):
     """Whether the defense has no part in the images, so that `recovered` (right again) means anything."""
 
     @classmethod
-    def refuses(cls, attack: AttackRef) -> str | None:
-        """Why this attack has no place under this threat, or None."""
+    def refuses(cls, attack: AttackRef, purifier: Purifier) -> str | None:
+        """Why this attack on this purifier has no place under this threat, or None."""
+        if attack.needs_determinism and purifier.stochastic and not cls.images_made_on_target:
+            return f"{attack.name} needs a surface that answers the same each time, and the defense is random"
         return None
 
     @classmethod

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks.contract import Surface
+from benchmark.errors import BudgetError
 from benchmark.purifier import PurifierModule
 
 
@@ -28,15 +29,22 @@ class MeteredSurface(Surface):
     """A surface that counts what is asked of it; `meter` may be read at any time.
 
     The hooks are on tensors inside `forward`, so nothing that wraps the module can go round them.
+
+    Attributes:
+        meter: What was asked for so far.
+        allowed: Forwards and backwards after which every call raises `BudgetError`.
     """
 
     def __init__(self, target: nn.Module, num_classes: int, image_shape: tuple[int, int, int]) -> None:
         super().__init__(num_classes, image_shape)
         self.target = target
         self.meter = Meter()
+        self.allowed = float("inf")
 
     def forward(self, x: Tensor) -> Tensor:
         self.meter.forwards += len(x)
+        if self.meter.forwards + self.meter.backwards > self.allowed:
+            raise BudgetError("more passes than the budget of the grid")
         logits = self.scores(x)
         if not (torch.is_grad_enabled() and x.requires_grad):
             return logits

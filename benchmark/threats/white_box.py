@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 from benchmark.plugin import param
-from benchmark.tasks import AttackRef, Candidate
+from benchmark.refs import AttackRef
+from benchmark.tasks import Candidate, Purifier
 from benchmark.threats.black_box import BlackBox
 from benchmark.threats.contract import Setting, Threat, ThreatConfig
 
@@ -38,10 +39,10 @@ class WhiteBox(Threat):
     images_made_on_target = False
 
     @classmethod
-    def refuses(cls, attack: AttackRef) -> str | None:
+    def refuses(cls, attack: AttackRef, purifier: Purifier) -> str | None:
         if attack.uses == "nothing":
             return f"{attack.name} takes nothing from the surface: its black-box row says it all"
-        return None
+        return super().refuses(attack, purifier)
 
     @classmethod
     def candidates(cls, setting: Setting) -> tuple[Candidate, ...]:
@@ -50,8 +51,9 @@ class WhiteBox(Threat):
             setting.candidate("clean", None),
             setting.candidate("target-only", target_only),
             setting.candidate("exact", setting.craft("pipeline")),
-            setting.candidate("bpda-identity", setting.craft("pipeline-bpda-identity")),
         ]
+        if setting.attack.uses == "gradients":  # without them both pipelines are the same
+            routes.append(setting.candidate("bpda-identity", setting.craft("pipeline-bpda-identity")))
         if setting.attack.takes_start:
             routes.append(setting.candidate("from-target-only", setting.craft("pipeline", start=target_only)))
         return tuple(routes)

@@ -8,14 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attacks.contract import Attack
 from attacks.gradients import loss_gradient
-from benchmark.errors import PluginError, told
+from benchmark.errors import BudgetError, PluginError, told
 from benchmark.keys import seed_from
-from benchmark.noise import Noise, StreamNoise
-from benchmark.tasks import Craft, Probe, Shard, SurfaceSpec
-from benchmark.threats.surfaces import MeteredSurface, build_surface
+from benchmark.noise import Noise
+from benchmark.tasks import Craft, Probe
 from benchmark.work.seeding import seeded
+from benchmark.work.surface import make_surface
 from benchmark.work.workshop import Stopwatch, Workshop, address
 
 
@@ -27,11 +26,12 @@ def craft(tasks: Sequence[Craft], workshop: Workshop) -> None:
     """
     first = tasks[0]
     clean, labels = workshop.clean(first.shard)
-    attacks = [_attack(task, workshop) for task in tasks]
+    attacks = [workshop.attack(task) for task in tasks]
     noises = [Noise(task.noise_seed, task.shard.indices) for task in tasks]
     # The seed of a shared call must not depend on which of its members were missing.
     call = first.sweep or first.key
-    surface = _surface(first.surface, first.shard, workshop, seed_from("surface", call))
+    surface = make_surface(first.surface, first.shard.dataset, workshop, seed_from("surface", call))
+    surface.allowed = workshop.budget * len(clean)
     with seeded(seed_from("libraries", call)), Stopwatch(workshop.device) as watch:
         try:
             if len(tasks) > 1 or first.sweep is not None:
@@ -39,6 +39,9 @@ def craft(tasks: Sequence[Craft], workshop: Workshop) -> None:
             else:
                 start = None if first.start is None else workshop.images(first.start, first.shard)
                 found = [attacks[0].craft(surface, clean.clone(), labels.clone(), noises[0], start)]
+        except BudgetError as error:
+            allowed = f"the grid's budget of {workshop.budget:.0f} passes per image"
+            raise BudgetError(f"attack {first.attack.name} asked for more than {allowed}") from error
         except PluginError:
             raise
         except (Exception, SystemExit) as error:  # whatever an attack raises is no robustness: the cell fails
@@ -54,35 +57,12 @@ def craft(tasks: Sequence[Craft], workshop: Workshop) -> None:
 def probe(task: Probe, workshop: Workshop) -> None:
     """Store, for each clean image, the largest absolute input gradient of the surface (NaN as it is)."""
     clean, labels = workshop.clean(task.shard)
-    surface = _surface(task.surface, task.shard, workshop, seed_from("probe", task.key))
+    surface = make_surface(task.surface, task.shard.dataset, workshop, seed_from("probe", task.key))
     with Stopwatch(workshop.device) as watch:
         gradient, _ = loss_gradient(surface, clean, labels)
     largest = gradient.abs().flatten(1).amax(dim=1)
     meta = {"seconds": watch.seconds, "images": len(clean), "task": task.content()}
     workshop.store.put_tensors(address(task), {"largest_gradient": largest}, meta)
-
-
-def _attack(task: Craft, workshop: Workshop) -> Attack[Any]:
-    cls, config = workshop.plugin("attack", task.attack)
-    return cls(config)  # type: ignore[no-any-return]
-
-
-def _surface(spec: SurfaceSpec, shard: Shard, workshop: Workshop, seed: int) -> MeteredSurface:
-    dataset = workshop.dataset(shard.dataset)
-    purifier = None
-    if spec.purifier is not None:
-        purifier = workshop.purifier(spec.purifier, shard.dataset)
-        purifier.noise = StreamNoise(seed)
-        purifier.forget()
-    surface = build_surface(
-        spec.form,
-        workshop.target(spec.target),
-        purifier,
-        spec.draws,
-        len(dataset.class_names),
-        dataset.image_shape,
-    )
-    return surface.eval()
 
 
 def _check(task: Craft, images: Any, clean: Tensor) -> None:

@@ -7,13 +7,24 @@ from typing import Any
 
 from benchmark.code import normalised, release
 from benchmark.keys import digest
-from benchmark.tasks import Craft, Probe, Protocol, Purify, Score, Task, TrainDefense, TrainTarget
+from benchmark.tasks import (
+    Craft,
+    Probe,
+    Protocol,
+    Purify,
+    Score,
+    Task,
+    TrainAttack,
+    TrainDefense,
+    TrainTarget,
+)
 from benchmark.work import craft, score, train
 from benchmark.work.workshop import Workshop
 
 _WORK: dict[type[Task], Callable[[Any, Workshop], None]] = {
     TrainTarget: train.train_target,
     TrainDefense: train.train_defense,
+    TrainAttack: train.train_attack,
     Probe: craft.probe,
     Craft: lambda task, workshop: craft.craft([task], workshop),
     Purify: score.purify,
@@ -37,6 +48,7 @@ def perform_sweep(tasks: list[Craft], workshop: Workshop) -> None:
 
 _TRAINING = ("benchmark/work/train.py", "benchmark/work/seeding.py")
 _SURFACES = (
+    "benchmark/work/surface.py",
     "benchmark/threats/surfaces.py",
     "benchmark/noise.py",
     "benchmark/purifier.py",
@@ -53,6 +65,7 @@ _SCORING = (
 _CODE: dict[str, tuple[str, ...]] = {
     "train-target": _TRAINING,
     "train-defense": _TRAINING,
+    "train-attack": (*_TRAINING, *_SURFACES),
     "probe": _CRAFTING,
     "craft": _CRAFTING,
     "purify": _SCORING,

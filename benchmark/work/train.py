@@ -14,12 +14,13 @@ from torch import Tensor
 from benchmark.datasets.contract import TrainingData
 from benchmark.errors import PluginError
 from benchmark.keys import seed_from
-from benchmark.plugin import Plugin
+from benchmark.plugin import NoCheckpoints, Plugin
 from benchmark.store import Address, Store
-from benchmark.tasks import TrainDefense, TrainTarget
+from benchmark.tasks import TrainAttack, TrainDefense, TrainTarget
 from benchmark.training import not_finite
 from benchmark.work.seeding import seeded
-from benchmark.work.workshop import Stopwatch, Workshop, address
+from benchmark.work.surface import make_surface
+from benchmark.work.workshop import Stopwatch, Training, Workshop, address
 
 
 def train_target(task: TrainTarget, workshop: Workshop) -> None:
@@ -58,6 +59,23 @@ def train_defense(task: TrainDefense, workshop: Workshop) -> None:
     checkpoints.remove()
 
 
+def train_attack(task: TrainAttack, workshop: Workshop) -> None:
+    """Train an attack against its surface and store its weights."""
+    data = workshop.training_data(task.dataset)
+    surface = make_surface(task.surface, task.dataset, workshop, seed_from("surface", task.key))
+    with seeded(seed_from("init", task.key)), Stopwatch(workshop.device) as watch:
+        attack: Any = workshop.new_attack(task.attack, task.dataset)
+        attack.to(workshop.device).train()
+        checkpoints = _attend(attack, task, workshop)
+        if task.surface.draws is not None:
+            attack.checkpoints = NoCheckpoints()  # the draws of a random defense cannot be taken up again
+        with checkpoints:
+            attack.fit(data, surface, _generator(task))
+            _check_weights(attack, task, checkpoints.reached)
+    _save(attack, task, workshop, checkpoints.account(watch))
+    checkpoints.remove()
+
+
 _NO_FAULT = (OSError, MemoryError, torch.OutOfMemoryError)
 
 
@@ -70,7 +88,7 @@ class _StoredCheckpoints:
         curve: The figures that it reported, by step.
     """
 
-    def __init__(self, task: TrainTarget | TrainDefense, store: Store) -> None:
+    def __init__(self, task: Training, store: Store) -> None:
         self._address = Address("checkpoint", task.label, task.key)
         self._store = store
         earlier = store.meta(self._address)
@@ -102,7 +120,7 @@ class _StoredCheckpoints:
         self.remove()
 
 
-def _attend(plugin: Plugin[Any], task: TrainTarget | TrainDefense, workshop: Workshop) -> _StoredCheckpoints:
+def _attend(plugin: Plugin[Any], task: Training, workshop: Workshop) -> _StoredCheckpoints:
     """Listen to a training, and keep its state."""
 
     def reporter(done: int, total: int, figures: Mapping[str, float]) -> None:
@@ -125,7 +143,7 @@ def _when(done: int, total: int, figures: Mapping[str, float]) -> str:
     return f"{epoch}step {done} of {total}"
 
 
-def _generator(task: TrainTarget | TrainDefense) -> torch.Generator:
+def _generator(task: Training) -> torch.Generator:
     return torch.Generator().manual_seed(seed_from("fit", task.key))
 
 
@@ -140,12 +158,10 @@ def _check_classes(classifier: torch.nn.Module, task: TrainTarget, data: Trainin
         )
 
 
-def _check_weights(module: torch.nn.Module, task: TrainTarget | TrainDefense, reached: str) -> None:
+def _check_weights(module: torch.nn.Module, task: Training, reached: str) -> None:
     if (wrong := not_finite(module)) is not None:
         raise PluginError(f"training {task.label} diverged: weights {wrong} are not finite after {reached}")
 
 
-def _save(
-    module: torch.nn.Module, task: TrainTarget | TrainDefense, workshop: Workshop, meta: dict[str, Any]
-) -> None:
+def _save(module: torch.nn.Module, task: Training, workshop: Workshop, meta: dict[str, Any]) -> None:
     workshop.store.put_tensors(address(task), module.state_dict(), meta | {"task": task.content()})

@@ -11,13 +11,15 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from attacks.contract import Attack
 from benchmark.datasets.contract import Dataset, Splits, TrainingData
 from benchmark.errors import PluginError
 from benchmark.keys import digest
 from benchmark.purifier import PurifierModule
+from benchmark.refs import DatasetRef, PluginRef
 from benchmark.registry import Registry
 from benchmark.store import Address, Store
-from benchmark.tasks import Craft, DatasetRef, PluginRef, Purifier, Shard, Task, TrainDefense, TrainTarget
+from benchmark.tasks import Craft, Purifier, Shard, Task, TrainAttack, TrainDefense, TrainTarget
 from defenses.contract import Defense
 from targets.contract import Target
 
@@ -25,7 +27,8 @@ _MODELS_KEPT = 8
 _RESULTS_KEPT = 64
 
 T = TypeVar("T")
-Training = Callable[[Task, int, int, Mapping[str, float]], None]
+Training = TrainTarget | TrainDefense | TrainAttack
+OnTraining = Callable[[Task, int, int, Mapping[str, float]], None]
 
 
 def address(task: Task) -> Address:
@@ -43,6 +46,7 @@ class Workshop:
         device: Where models run.
         on_training: Told of the progress of trainings.
         perform: Does a task again whose result was lost or damaged.
+        budget: Passes for each image, forwards and backwards, that an attack may ask of its surface.
     """
 
     def __init__(
@@ -51,13 +55,15 @@ class Workshop:
         store: Store,
         data: Path,
         device: torch.device,
-        on_training: Training,
+        on_training: OnTraining,
         perform: Callable[[Task, Workshop], None],
+        budget: float = float("inf"),
     ) -> None:
         self.registry = registry
         self.store = store
         self.device = device
         self.on_training = on_training
+        self.budget = budget
         self._perform = perform
         self._data = data
         self._splits: dict[str, Splits] = {}
@@ -142,6 +148,25 @@ class Workshop:
         except ValueError as error:
             raise PluginError(str(error)) from error
 
+    def new_attack(self, ref: PluginRef, dataset: DatasetRef) -> Attack[Any]:
+        """An attack, with untrained layers where it has any."""
+        cls, config = self.plugin("attack", ref)
+        attack: Attack[Any] = cls(config)
+        shape = self.dataset(dataset)
+        if attack.trainable:
+            try:
+                attack.build(shape.image_shape, len(shape.class_names))
+            except ValueError as error:
+                raise PluginError(str(error)) from error
+        return attack
+
+    def attack(self, craft: Craft) -> Attack[Any]:
+        """An attack ready for use, with the weights of its training."""
+        attack = self.new_attack(craft.attack, craft.shard.dataset)
+        if craft.training is None:
+            return attack
+        return self._weighted(attack, craft.training).eval()  # type: ignore[no-any-return]
+
     def target(self, task: TrainTarget) -> nn.Module:
         """A trained classifier, frozen, in evaluation mode."""
 
@@ -168,7 +193,7 @@ class Workshop:
         assert isinstance(module, PurifierModule)
         return module.eval()
 
-    def _weighted(self, module: Any, task: TrainTarget | TrainDefense) -> Any:
+    def _weighted(self, module: Any, task: Training) -> Any:
         module.load_state_dict(self.tensors(task))
         return module.to(self.device)
 

@@ -1,0 +1,86 @@
+"""What a plan knows of plugins without running them: names, configurations, fingerprints, stated facts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from benchmark.keys import canonical
+from benchmark.plugin import Norm
+
+
+@dataclass(frozen=True, eq=False)
+class PluginRef:
+    """A plugin with its configuration, defaults filled in, and the fingerprint of its code."""
+
+    name: str
+    config: Mapping[str, Any]
+    code: str
+
+    @property
+    def content(self) -> dict[str, Any]:
+        return {"name": self.name, "config": dict(self.config), "code": self.code}
+
+
+@dataclass(frozen=True, eq=False)
+class DatasetRef(PluginRef):
+    """A data set, the fingerprint of its images, and its default source classifier."""
+
+    images: str = ""
+    test_size: int = 0
+
+    @property
+    def title(self) -> str:
+        """The name, with its parameters where it has any: two settings of a data set are two data sets."""
+        return f"{self.name} {canonical(dict(self.config))}" if self.config else self.name
+
+    @property
+    def content(self) -> dict[str, Any]:
+        return super().content | {"images": self.images}
+
+
+@dataclass(frozen=True, eq=False)
+class DefenseRef(PluginRef):
+    """A defense on one data set, and the facts that it states.
+
+    `train_fields` are those that its weights depend on; `in_attack` is the cheaper setting that attacks
+    run, where there is one; `preset_changed` tells that the training is not the one of its preset.
+    """
+
+    trainable: bool = False
+    stochastic: bool = False
+    control: bool = False
+    decides_label: bool = False
+    gate: float = 0.05
+    train_fields: frozenset[str] = frozenset()
+    in_attack: Mapping[str, Any] | None = None
+    preset_changed: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class AttackRef(PluginRef):
+    """An attack and the facts that it states.
+
+    `sweep_fields` may differ within one shared call; `train_fields` are those that its weights depend on.
+    """
+
+    norm: Norm | None = None
+    eps: float | None = None
+    uses: str = "gradients"
+    stochastic: bool = False
+    takes_start: bool = False
+    needs_determinism: bool = False
+    mandatory: bool = False
+    targeted: bool = False
+    trainable: bool = False
+    backend: str = "native"
+    weak_backend: bool = False
+    shares_sweep: bool = False
+    sweep_fields: frozenset[str] = frozenset()
+    train_fields: frozenset[str] = frozenset()
+
+    @property
+    def seeded(self) -> bool:
+        """Whether its images depend on a seed: its own draws, or its training."""
+        return self.stochastic or self.trainable

@@ -1,0 +1,249 @@
+"""What every registered attack owes, with every backend: its box and ball, its options, awkward inputs."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from attacks.contract import Attack
+from benchmark.noise import Noise
+from benchmark.registry import default_registry
+from benchmark.threats.surfaces import MeteredSurface
+from tests.victims import Victim, dense
+
+CHEAP: dict[str, dict[str, Any]] = {
+    "fgsm": {"eps": 0.2},
+    "bim": {"eps": 0.2, "steps": 4},
+    "pgd": {"eps": 0.2, "steps": 4},
+    "mim": {"eps": 0.2, "steps": 4},
+    "apgd-ce": {"eps": 0.2, "steps": 5},
+    "apgd-dlr-targeted": {"eps": 0.2, "steps": 5, "classes": 2},
+    "deepfool": {"steps": 10},
+    "cw-l2": {"steps": 30, "search_steps": 3, "lr": 0.05},
+    "cw-linf": {"steps": 30, "lr": 0.02},
+    "cw-l0": {"steps": 20, "search_steps": 2},
+    "l-bfgs": {"steps": 10, "search_steps": 3},
+    "jsma": {"gamma": 0.1},
+    "advgan": {"eps": 0.2, "min_steps": 0, "epochs": 1},
+    "square": {"eps": 0.2, "steps": 20},
+    "hopskipjump": {"steps": 3, "first_queries": 20, "most_queries": 40},
+    "noise": {},
+    "uniform-noise": {"eps": 0.2},
+}
+"""Settings under which each attack takes a moment. A new attack has to be given some."""
+
+CHEAP_IN: dict[tuple[str, str], dict[str, Any]] = {
+    # ART takes one image at a time
+    ("cw-linf", "art"): {"steps": 8, "lr": 0.1, "decrease": 0.7},
+    # with few steps its changes are so small that no two settings differ
+    ("cw-l0", "art"): {"lr": 0.5, "initial_c": 1.0},
+}
+
+OTHER: dict[str, Any] = {
+    "eps": 0.1,
+    "distance": {"linf": "l2", "l2": "linf"},
+    "targeted": "random",
+    "target_class": 3,
+    "steps": 2,
+    "alpha": 0.013,
+    "decay": 0.1,
+    "restarts": 3,
+    "random_start": False,
+    "classes": 1,
+    "candidates": 2,
+    "overshoot": 0.5,
+    "kappa": 1.0,
+    "lr": 0.11,
+    "initial_c": 2.5,
+    "largest_c": 40.0,
+    "search_steps": 1,
+    "abort_early": False,
+    "box": "tanh",
+    "decrease": 0.5,
+    "drop": 0.5,
+    "theta": -1.0,
+    "gamma": 0.01,
+    "scores": "logits",
+    "adv_weight": 1.0,
+    "beta": 50.0,
+    "c": 100.0,
+    "epochs": 2,
+    "min_steps": 30,
+    "batch_size": 64,
+    "p_init": 0.1,
+    "first_queries": 5,
+    "most_queries": 10,
+    "variance": 0.2,
+}
+"""For each option another value; AdvGAN's `alpha` is the weight of a loss, see below."""
+
+BASE: dict[tuple[str, str], dict[str, Any]] = {
+    ("advgan", "alpha"): {"alpha": 30.0},
+    ("advgan", "c"): {"beta": 50.0},
+    ("advgan", "epochs"): {"min_steps": 0},
+    # so many steps that some are without progress
+    ("cw-l2", "abort_early"): {"steps": 400, "lr": 0.1},
+    # in a ball where not all fall to the first run
+    ("apgd-ce", "restarts"): {"eps": 0.02},
+    # too small a first constant, so that the later ones matter
+    # too small a first constant, so that the later ones matter
+    ("cw-l0", "largest_c"): {"initial_c": 0.01, "largest_c": 0.01},
+    ("cw-l0", "initial_c"): {"initial_c": 0.01},
+}
+"""What else has to be set for an option to be of any consequence."""
+
+REGISTRY = default_registry()
+
+
+def _plugin(name: str) -> type[Attack[Any]]:
+    return REGISTRY.get("attack", name).load()  # type: ignore[return-value]
+
+
+def make(name: str, **settings: Any) -> Attack[Any]:
+    plugin = _plugin(name)
+    return plugin(plugin.config_type()(**{**CHEAP[name], **settings}))
+
+
+def backends(name: str) -> tuple[str, ...]:
+    field = _plugin(name).config_type().model_fields.get("backend")
+    return typing.get_args(field.annotation) if field else ("native",)
+
+
+def every_backend() -> Iterator[Any]:
+    for name in REGISTRY.names("attack"):
+        for backend in backends(name):
+            yield pytest.param(name, backend, id=f"{name}-{backend}")
+
+
+def every_option() -> Iterator[Any]:
+    for name in REGISTRY.names("attack"):
+        options = [option for option in _plugin(name).config_type().model_fields if option != "backend"]
+        for backend in backends(name):
+            for option in options:
+                yield pytest.param(name, backend, option, id=f"{name}-{backend}-{option}")
+
+
+def lacks(name: str, backend: str, option: str) -> bool:
+    """Whether the plugin says that this backend has no such option."""
+    return option in getattr(_plugin(name).config_type(), "lacks", {}).get(backend, ())
+
+
+def chosen(name: str, backend: str) -> dict[str, Any]:
+    """The cheap settings that this backend takes."""
+    config = _plugin(name).config_type()
+    settings = {key: value for key, value in CHEAP[name].items() if not lacks(name, backend, key)}
+    settings |= CHEAP_IN.get((name, backend), {})
+    return settings | ({"backend": backend} if "backend" in config.model_fields else {})
+
+
+@pytest.fixture(scope="module")
+def victim() -> Victim:
+    return dense()
+
+
+def build(name: str, settings: dict[str, Any]) -> Attack[Any]:
+    plugin = _plugin(name)
+    return plugin(plugin.config_type()(**settings))
+
+
+@pytest.mark.parametrize(("name", "backend"), every_backend())
+def test_images_are_in_the_box_and_the_ball_and_the_input_is_left_alone(
+    victim: Victim, name: str, backend: str
+) -> None:
+    attack = build(name, chosen(name, backend))
+    before = victim.x.clone()
+    images = victim.craft(attack, 20, 4)
+    assert torch.equal(victim.x, before)
+    assert images.dtype == torch.float32
+    assert images.min() >= 0
+    assert images.max() <= 1
+    if attack.eps is not None:
+        assert (images - victim.x[:20]).abs().max() <= attack.eps + 1e-6
+    assert not torch.equal(images, victim.x[:20])
+
+
+@pytest.mark.parametrize(("name", "backend"), every_backend())
+def test_a_call_repeated_gives_the_same_images(victim: Victim, name: str, backend: str) -> None:
+    first, second = (victim.craft(build(name, chosen(name, backend)), 5, 4) for _ in range(2))
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize(("name", "backend"), every_backend())
+def test_an_empty_ball_changes_nothing(victim: Victim, name: str, backend: str) -> None:
+    if "eps" not in _plugin(name).config_type().model_fields:
+        pytest.skip("no ball")
+    images = victim.craft(build(name, chosen(name, backend) | {"eps": 0.0}), 5, 4)
+    assert torch.allclose(images, victim.x[:5], atol=1e-7)
+
+
+@pytest.mark.parametrize(("name", "backend"), every_backend())
+def test_one_image_alone_works(victim: Victim, name: str, backend: str) -> None:
+    assert victim.craft(build(name, chosen(name, backend)), 1, 4).shape == (1, 1, 28, 28)
+
+
+@pytest.mark.parametrize(("name", "backend"), every_backend())
+def test_what_is_wrong_already_stays_wrong(victim: Victim, name: str, backend: str) -> None:
+    attack = build(name, chosen(name, backend))
+    if attack.uses == "nothing" or attack.trainable:
+        pytest.skip("looks at no scores")
+    labels = (victim.labels + 1) % 10
+    already = Victim(victim.surface, victim.x[:6], labels[:6])
+    assert already.error(already.x) == 1
+    assert already.error(already.craft(attack)) == 1
+
+
+@pytest.mark.parametrize(("name", "backend"), every_backend())
+def test_colour_and_a_hundred_classes_work(name: str, backend: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 100))
+    surface = MeteredSurface(model.requires_grad_(False), 100, (3, 32, 32)).eval()
+    x = torch.rand(4, 3, 32, 32)
+    labels = surface(x).argmax(dim=1)
+    attack = build(name, chosen(name, backend))
+    if attack.trainable:
+        attack.build((3, 32, 32), 100)
+        attack.eval()  # type: ignore[attr-defined]
+    images = attack.craft(surface, x, labels, Noise(0, range(4)))
+    assert images.shape == x.shape
+    if attack.uses == "gradients" and not attack.trainable:
+        assert (surface(images).argmax(dim=1) != labels).float().mean() > 0.5
+
+
+@pytest.mark.parametrize(("name", "backend", "option"), every_option())
+def test_every_option_takes_effect_or_is_refused(
+    victim: Victim, name: str, backend: str, option: str
+) -> None:
+    base = chosen(name, backend) | BASE.get((name, option), {})
+    if option == "alpha" and name == "advgan":
+        base, other = chosen(name, backend), BASE[name, option]["alpha"]
+    else:
+        other = OTHER[option]
+        if isinstance(other, dict):
+            default = _plugin(name).config_type().model_fields[option].default
+            other = other[base.get(option, default)]
+    if lacks(name, backend, option):
+        with pytest.raises(ValidationError, match="no such option"):
+            build(name, base | {option: other})
+        return
+    plain, changed = build(name, base), build(name, base | {option: other})
+    count = 20
+    assert not torch.equal(victim.craft(plain, count, 4), victim.craft(changed, count, 4))
+
+
+@pytest.mark.parametrize(("name", "backend"), every_backend())
+def test_targeted_images_are_taken_for_the_target(victim: Victim, name: str, backend: str) -> None:
+    if "targeted" not in _plugin(name).config_type().model_fields or lacks(name, backend, "targeted"):
+        pytest.skip("has no targets")
+    settings = chosen(name, backend) | {"targeted": "next"}
+    settings |= {"eps": 0.5} if "eps" in settings else {}
+    settings |= {"steps": 30} if "steps" in settings else {}
+    attack = build(name, settings)
+    assert attack.targeted
+    found = victim.surface(victim.craft(attack, 20)).argmax(dim=1)
+    assert (found == (victim.labels[:20] + 1) % 10).float().mean() > (0.3 if name == "fgsm" else 0.5)

@@ -1,0 +1,59 @@
+"""The budget: an attack that asks for more passes than the grid allows ends neither failed nor robust."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import benchmark
+from benchmark.errors import Failure, worst
+from benchmark.runs import read_tables
+
+GRID: dict[str, Any] = {
+    "name": "budget",
+    "datasets": [{"name": "digits", "n": 20}],
+    "targets": [{"name": "mnist-c", "min_steps": 20}],
+    "defenses": ["identity"],
+    "attacks": [{"name": "fgsm", "eps": 0.2}, {"name": "pgd", "eps": 0.2, "steps": 20}],
+    "threats": ["black-box"],
+}
+
+
+def run(tmp_path: Path, **changes: Any) -> Any:
+    records = benchmark.run(GRID | changes, store=tmp_path / "store", out=tmp_path / "out")
+    return records.set_index("attack")
+
+
+def test_a_cell_beyond_the_budget_has_no_error_rate_whether_or_not_it_was_computed_before(
+    tmp_path: Path,
+) -> None:
+    first = run(tmp_path, budget=10)
+    free = run(tmp_path)
+    again = run(tmp_path, budget=10)
+    assert dict(free["status"]) == {"fgsm": "ok", "pgd": "ok"}
+    for records in (first, again):
+        assert dict(records["status"]) == {"fgsm": "ok", "pgd": "budget"}
+        assert records.loc["pgd", ["error", "attack_success", "l2"]].isna().all()
+        assert "budget of 10" in records.loc["pgd", "reason"]
+        assert records.loc["fgsm", "error"] == free.loc["fgsm", "error"]
+    tables = read_tables(tmp_path / "out")
+    assert "Cells that ran into the budget" in tables
+    board = (tmp_path / "out" / "leaderboard.csv").read_text()
+    assert "incomplete" in board
+
+
+def test_each_shard_has_the_budget(tmp_path: Path) -> None:
+    """Where one shard is harder than the others, the mean over them may lie below what it takes."""
+    changes: dict[str, Any] = {"datasets": [{"name": "digits", "n": 200}], "attacks": ["deepfool"]}
+    free = run(tmp_path, **changes)
+    mean = free.loc["deepfool", "forwards"] + free.loc["deepfool", "backwards"]
+    cached = run(tmp_path, **changes, budget=int(mean) + 1)
+    fresh = run(tmp_path / "fresh", **changes, budget=int(mean) + 1)
+    assert cached.loc["deepfool", "status"] == fresh.loc["deepfool", "status"] == "budget"
+
+
+def test_a_fault_does_not_pass_for_a_spent_budget() -> None:
+    budget, fault = Failure("b", "budget"), Failure("f")
+    assert worst([budget, fault]) is fault
+    assert worst([None, budget]) is budget
+    assert worst([None]) is None

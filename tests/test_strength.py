@@ -1,0 +1,104 @@
+"""The strength gate: what it calls weak, and that no attack's default is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import benchmark
+from attacks.fgsm import Fgsm
+from tests.strength import judged
+
+ROW = {
+    "dataset": "d",
+    "target": "t",
+    "attack": "a",
+    "attack_config": "{}",
+    "norm": "l2",
+    "eps": None,
+    "n": 100,
+    "attack_success": 1.0,
+    "l2": 1.0,
+    "l0": 10.0,
+    "linf": 0.1,
+    "forwards": 1,
+    "backwards": 1,
+    "craft_ms": 1,
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "weak"),
+    [
+        ({}, False),
+        ({"attack_success": 0.97}, True),
+        ({"attack_success": 0.98}, False),
+        ({"l2": 1.06}, True),
+        ({"l2": 1.04}, False),
+        ({"attack_success": 0.98, "l2": 1.06}, True),
+        ({"eps": 0.1, "l2": 2.0}, False),
+        ({"eps": 0.1, "attack_success": 0.9}, True),
+    ],
+)
+def test_weak_is_less_success_or_a_longer_way(changed: dict[str, Any], weak: bool) -> None:
+    eps = changed.get("eps")
+    rows = [
+        ROW | {"backend": "one", "eps": eps},
+        ROW | {"backend": "other"} | changed,
+        ROW | {"backend": "other", "attack_success": 0.1, "eps": eps},
+    ]
+    table = judged(pd.DataFrame(rows))
+    assert list(table["weak"]) == [False, weak, False]
+    assert list(table["tuned"]) == [False, False, True]
+
+
+def test_a_weak_backend_is_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Fgsm, "weak_backends", frozenset({"art"}))
+    attack = {"name": "fgsm", "eps": 0.1}
+    records = benchmark.run(
+        {
+            "name": "weak",
+            "datasets": [{"name": "digits", "n": 20}],
+            "targets": [{"name": "mnist-c", "min_steps": 10}],
+            "defenses": ["identity"],
+            "attacks": [attack, attack | {"backend": "art"}],
+            "threats": ["black-box"],
+        },
+        store=tmp_path / "store",
+        out=tmp_path / "out",
+    )
+    assert list(records["flags"].str.contains("weak-backend")) == [False, True]
+
+
+def test_no_default_is_weak_on_digits(tmp_path: Path) -> None:
+    attacks: list[Any] = []
+    for attack in (
+        {"name": "fgsm", "eps": 0.05},
+        {"name": "bim", "eps": 0.05, "steps": 10},
+        {"name": "pgd", "eps": 0.05, "steps": 10},
+        {"name": "mim", "eps": 0.05, "steps": 10},
+        {"name": "deepfool"},
+        {"name": "jsma"},
+    ):
+        libraries = ("art",) if attack["name"] == "jsma" else ("foolbox", "art")
+        attacks += [attack, *(attack | {"backend": library} for library in libraries)]
+    carlini = {"name": "cw-l2", "steps": 60, "search_steps": 3}
+    attacks += [carlini, carlini | {"backend": "foolbox"}]
+    records = benchmark.run(
+        {
+            "name": "strength-of-digits",
+            "datasets": [{"name": "digits", "n": 20}],
+            "targets": [{"name": "mnist-c", "min_steps": 80}],
+            "defenses": ["identity"],
+            "attacks": attacks,
+            "threats": ["black-box"],
+        },
+        store=tmp_path / "store",
+        out=tmp_path / "out",
+    )
+    table = judged(records)
+    assert (records["status"] == "ok").all()
+    assert not table.loc[table["backend"] == "native", "weak"].any(), table.to_string()

@@ -1,0 +1,108 @@
+"""Small trained classifiers of digits, what attacks are tried on, and what is asked of their images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from attacks.contract import Attack
+from benchmark.datasets.contract import TrainingData
+from benchmark.datasets.digits import Digits
+from benchmark.noise import Noise
+from benchmark.plugin import Config
+from benchmark.threats.surfaces import MeteredSurface
+
+
+@dataclass(frozen=True, eq=False)
+class Victim:
+    """A classifier with images and labels."""
+
+    surface: MeteredSurface
+    x: Tensor
+    labels: Tensor
+
+    def craft(self, attack: Attack[Any], count: int | None = None, train_steps: int | None = None) -> Tensor:
+        """Images of the attack, trained first if it has to be; the same ones at every call."""
+        x, labels = self.x[:count], self.labels[:count]
+        torch.manual_seed(1)
+        np.random.seed(1)
+        if attack.trainable:
+            assert isinstance(attack, nn.Module)
+            attack.build(self.surface.image_shape, self.surface.num_classes)
+            attack.train()
+            attack.step_limit = train_steps
+            attack.fit(digits(), self.surface, torch.Generator().manual_seed(0))
+            attack.eval()
+        return attack.craft(self.surface, x, labels, Noise(0, range(len(x))))
+
+    def error(self, images: Tensor) -> float:
+        """The share of images that are taken for another class than that of the clean ones."""
+        return error(self.surface, images, self.labels[: len(images)])
+
+    @property
+    def right(self) -> Tensor:
+        """Which clean images are classified correctly, shape (B,)."""
+        with torch.no_grad():
+            return self.surface(self.x).argmax(dim=1) == self.labels
+
+
+def error(surface: nn.Module, x: Tensor, labels: Tensor) -> float:
+    with torch.no_grad():
+        return float((surface(x).argmax(dim=1) != labels).float().mean())
+
+
+@cache
+def digits() -> TrainingData:
+    splits = Digits(Config(), Path()).splits()
+    return TrainingData(splits.train, splits.validation, (1, 28, 28), 10, torch.device("cpu"))
+
+
+@cache
+def convolutional(count: int = 200) -> Victim:
+    """A net of two small convolutions, a twentieth of the work of the papers' ones.
+
+    Not trained for long: where it is sure, the gradient of the libraries' cross-entropy is zero in float32.
+    """
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 5, stride=2),
+        nn.ReLU(),
+        nn.Conv2d(8, 16, 5, stride=2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(256, 64),
+        nn.ReLU(),
+        nn.Linear(64, 10),
+    )
+    _train(model, steps=40, rate=3e-3)
+    return _victim(model, count)
+
+
+@cache
+def dense(count: int = 100) -> Victim:
+    """A net so small that whole attacks take a moment."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.AvgPool2d(2), nn.Flatten(), nn.Linear(196, 64), nn.Tanh(), nn.Linear(64, 10))
+    _train(model, steps=60, rate=1e-2)
+    return _victim(model, count)
+
+
+def _train(model: nn.Module, steps: int, rate: float) -> None:
+    adam = torch.optim.Adam(model.parameters(), lr=rate)
+    images, labels = digits().take(torch.arange(len(digits().train)))
+    for _ in range(steps):
+        adam.zero_grad()
+        nn.functional.cross_entropy(model(images), labels).backward()
+        adam.step()
+
+
+def _victim(model: nn.Module, count: int) -> Victim:
+    test = Digits(Config(), Path()).splits().test
+    surface = MeteredSurface(model.eval().requires_grad_(False), 10, (1, 28, 28)).eval()
+    return Victim(surface, test.take(torch.arange(count)), test.labels[:count])

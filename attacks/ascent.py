@@ -9,6 +9,7 @@ from attacks.backends import BackedConfig
 from attacks.ball import Ball, per_image
 from attacks.contract import Surface
 from attacks.goal import Goal
+from attacks.gradients import unit
 from benchmark.plugin import param, sweep
 
 _TINY = 1e-12
@@ -19,7 +20,7 @@ class AscentConfig(BackedConfig):
 
     eps: float = sweep(ge=0, le=1)
     steps: int = param(40, ge=1)
-    alpha: float | None = param(None, gt=0)
+    alpha: float | None = param(None, gt=0, le=1000)
 
     @property
     def step(self) -> float:
@@ -60,6 +61,7 @@ def ascend(
         best_margin = torch.where(better, margins, best_margin)
         if step < steps:
             if decay is not None:
+                gradient = unit(gradient)
                 size = gradient.abs().flatten(1).mean(dim=1).clamp_min(_TINY)
                 gradient = gradient / per_image(size)
                 momentum = gradient if momentum is None else momentum.mul_(decay).add_(gradient)

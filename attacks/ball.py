@@ -11,6 +11,7 @@ import torch
 from pydantic import ValidationInfo, field_validator
 from torch import Tensor
 
+from attacks.gradients import unit
 from benchmark.noise import Noise
 from benchmark.plugin import Config, sweep
 
@@ -23,7 +24,7 @@ class BallConfig(Config):
     """`eps`: radius of the ball of `distance`, on the [0, 1] scale."""
 
     distance: BallNorm = "linf"
-    eps: float = sweep(ge=0)
+    eps: float = sweep(ge=0, le=1000)
 
     @field_validator("eps")
     @classmethod
@@ -58,7 +59,8 @@ class Ball:
         """The steepest direction of length one in the norm: the sign, or the gradient over its length."""
         if self.norm == "linf":
             return gradient.sign()
-        return gradient / per_image(lengths(gradient).clamp_min(_TINY))
+        scaled = unit(gradient)
+        return scaled / per_image(lengths(scaled).clamp_min(_TINY))
 
     def random_point(self, noise: Noise) -> Tensor:
         """A point drawn evenly from the ball, then moved into the box."""

@@ -16,6 +16,7 @@ from attacks.backends import BackedConfig
 from attacks.ball import choose, per_image
 from attacks.contract import Attack, Surface
 from attacks.goal import Goal
+from attacks.gradients import unit
 from benchmark.plugin import param
 
 _BETA1, _BETA2, _EPS = 0.9, 0.999, 1e-8
@@ -145,7 +146,7 @@ class Tightening(Attack[TighteningConfigT]):
 
     @abstractmethod
     def slope(self, rows: Limited, push: Tensor) -> Tensor:
-        """What to descend, given the gradient of max(κ − margin, 0)."""
+        """What to descend, given the gradient of max(κ − margin, 0), scaled to a largest value of 1."""
 
     @abstractmethod
     def tighter(self, rows: Limited, gradient: Tensor) -> Tensor:
@@ -202,6 +203,6 @@ class Tightening(Attack[TighteningConfigT]):
         return nearest.images
 
     def _step(self, rows: Limited, gradient: Tensor, margins: Tensor) -> Tensor:
-        push = -gradient * per_image(margins <= self.config.kappa)
+        push = -unit(gradient) * per_image(margins <= self.config.kappa)
         rate = torch.cos(rows.adam.steps / self.config.steps * math.pi / 2)
         return per_image(rate) * rows.adam.step(self.slope(rows, push), self.config.lr)

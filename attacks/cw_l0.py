@@ -37,7 +37,7 @@ class CwL0Config(TighteningConfig):
 
     @model_validator(mode="after")
     def _some_c(self) -> Self:
-        if self.largest_c < self.initial_c:
+        if self.backend == "native" and self.largest_c < self.initial_c:
             raise ValueError("largest_c below initial_c: there is no c to try")
         return self
 

@@ -16,7 +16,6 @@ from benchmark.noise import Noise
 from benchmark.plugin import Norm, param
 
 _BEYOND = 1e-4
-_TINY = 1e-8
 
 
 class DeepFoolConfig(LibraryConfig):
@@ -86,12 +85,17 @@ class DeepFool(Attack[DeepFoolConfig]):
         slopes, gradient = torch.ones_like(nearest), torch.zeros_like(current)
         for k in range(others.shape[1]):
             (down,) = torch.autograd.grad(-gaps[:, k].sum(), current, retain_graph=k + 1 < others.shape[1])
-            slope = torch.linalg.vector_norm(down.flatten(1), ord=dual, dim=1) + _TINY
-            distance = gaps[:, k].detach().abs() / slope
+            steepest = down.flatten(1).abs().amax(dim=1)
+            steepest = torch.where(
+                steepest > 0, steepest, float("inf")
+            )  # where it is flat, no way leads there
+            down = down / per_image(steepest)
+            slope = torch.linalg.vector_norm(down.flatten(1), ord=dual, dim=1)
+            distance = gaps[:, k].detach().abs() / steepest / slope
             nearer = distance < nearest
             nearest, slopes = torch.where(nearer, distance, nearest), torch.where(nearer, slope, slopes)
             gradient = torch.where(per_image(nearer), down, gradient)
-        length = per_image(nearest + _BEYOND)
+        length = per_image(torch.where(nearest.isfinite(), nearest + _BEYOND, 0.0))
         return length * (gradient / per_image(slopes) if dual == 2 else gradient.sign())
 
     def _foolbox(self, surface: Surface, x: Tensor, labels: Tensor) -> Tensor:

@@ -15,6 +15,15 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
     return others.amax(dim=1) - own
 
 
+def unit(gradient: Tensor) -> Tensor:
+    """Each image's gradient over its largest absolute value; what is zero stays so.
+
+    Lengths and products of a gradient overflow or vanish long before the gradient itself does.
+    """
+    largest = gradient.flatten(1).abs().amax(dim=1)[:, None, None, None]
+    return gradient / torch.where(largest > 0, largest, 1.0)
+
+
 def loss_gradient(surface: Surface, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Gradient of the cross-entropy at `x`, each image's scaled by a positive number, and the logits.
 

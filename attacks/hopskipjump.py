@@ -15,6 +15,8 @@ from benchmark.noise import Noise
 from benchmark.plugin import Norm, param
 
 _DRAWS = 10
+_BLOTS = 300
+_SIDES = (3, 4, 5, 7)
 
 
 class HopSkipJumpConfig(BackedConfig):
@@ -62,7 +64,7 @@ class HopSkipJump(Attack[HopSkipJumpConfig]):
 
 
 def _starts(surface: Surface, x: Tensor, goal: Goal, noise: Noise) -> Tensor:
-    """Adversarial images to begin at: noise, black, white, or else another image of the batch.
+    """Adversarial images to begin at: noise, black, white, another image of the batch, or else large blots.
 
     Noise is often of one class whatever its draw, so that more draws alone would not help that class.
 
@@ -86,3 +88,8 @@ def _candidates(x: Tensor, noise: Noise) -> Iterator[Tensor]:
         yield noise.uniform_like(x)
     yield from (torch.zeros_like(x), torch.ones_like(x))
     yield from (x.roll(shift, dims=0) for shift in range(1, len(x)))
+    for draw in range(_BLOTS):
+        side = _SIDES[draw % len(_SIDES)]
+        coarse = noise.uniform_like(x[:, :, :side, :side])
+        smooth = torch.nn.functional.interpolate(coarse, x.shape[2:], mode="bicubic")
+        yield (smooth > 0.5 + 0.1 * (draw % 3)).to(x.dtype)

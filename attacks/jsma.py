@@ -14,7 +14,7 @@ from attacks.backends import BackedConfig
 from attacks.ball import per_image
 from attacks.contract import Attack, Surface, attack
 from attacks.goal import Goal
-from attacks.gradients import loss_gradient
+from attacks.gradients import loss_gradient, unit
 from benchmark.noise import Noise
 from benchmark.plugin import Norm, param
 
@@ -69,10 +69,22 @@ class Jsma(Attack[JsmaConfig]):
             return self._art(surface, x, Goal(labels, target))
         return self._native(surface, x, goal, target)
 
+    def _most(self, x: Tensor) -> int:
+        """How many pixels may change.
+
+        Raises:
+            ValueError: Fewer than the two that change at a time.
+        """
+        most = int(self.config.gamma * x[0, 0].numel())
+        if most < 2:
+            raise ValueError(f"gamma {self.config.gamma:g} allows {most} pixels, and two change at a time")
+        return most
+
     def _native(self, surface: Surface, x: Tensor, goal: Goal, target: Tensor) -> Tensor:
         found, index, current = x.clone(), torch.arange(len(x), device=x.device), x
-        most = max(2, int(self.config.gamma * x[0, 0].numel()))
-        for _ in range(math.ceil(most * x.shape[1] / (2 * abs(self.config.theta))) + 1):
+        most = self._most(x)
+        each = math.ceil(1 / abs(self.config.theta))  # steps that take a value from one end to the other
+        for _ in range(most * x.shape[1] * each + 1):
             toward, away, logits = self._jacobian(surface, current, target[index])
             reached = goal.take(index).margin(logits) > 0
             found[index[reached]] = current[reached]
@@ -104,24 +116,26 @@ class Jsma(Attack[JsmaConfig]):
         if self.config.scores == "probabilities":
             away, logits = loss_gradient(surface, x, target)
             # of the log odds: those of the probability, times a number that cannot underflow
-            return -away.flatten(1), away.flatten(1), logits
+            away = unit(away).flatten(1)
+            return -away, away, logits
         x = x.detach().requires_grad_()
         with torch.enable_grad():
             logits = surface(x)
         one = torch.zeros_like(logits).scatter_(1, target[:, None], 1.0)
         (toward,) = torch.autograd.grad(logits, x, grad_outputs=one, retain_graph=True)
         (away,) = torch.autograd.grad(logits, x, grad_outputs=1 - one)
-        return toward.flatten(1), away.flatten(1), logits.detach()
+        return unit(toward).flatten(1), unit(away).flatten(1), logits.detach()
 
     def _art(self, surface: Surface, x: Tensor, goal: Goal) -> Tensor:
         from art.attacks.evasion import SaliencyMapMethod
 
         from attacks.art_adapter import run_art
 
-        config = self.config
+        # ART counts values, and looks at the count before it changes two more
+        share = (self._most(x) - 2) / x[0].numel()
         return run_art(
             lambda classifier: SaliencyMapMethod(
-                classifier, theta=config.theta, gamma=config.gamma, batch_size=len(x), verbose=False
+                classifier, theta=self.config.theta, gamma=share, batch_size=len(x), verbose=False
             ),
             surface,
             x,

@@ -23,7 +23,7 @@ class PgdConfig(AscentConfig, BallConfig):
 
     lacks: ClassVar = {"foolbox": frozenset({"restarts"})}  # its own repetition keeps no strongest image
 
-    eps: float = sweep(ge=0)  # in L2 it may be above 1
+    eps: float = sweep(ge=0, le=1000)  # in L2 it may be above 1
     restarts: int = param(1, ge=1)
     random_start: bool = True
     backend: Literal["native", "foolbox", "art"] = "native"

@@ -30,8 +30,8 @@ class Flag:
 FLAGS: dict[str, Flag] = {
     "zero-gradient": Flag(
         "doubt",
-        "an image on which the bare target falls to the attack survives in the pipeline, and the exact "
-        "gradient through the pipeline was zero or not a number there: it says nothing about robustness",
+        "an image survives where the attack had no gradient to follow: at the bare target, or through a "
+        "pipeline whose bare target it fools; or gradients that were not numbers were met",
     ),
     "not-moved": Flag(
         "doubt",
@@ -52,7 +52,8 @@ FLAGS: dict[str, Flag] = {
     ),
     "few-draws": Flag(
         "doubt",
-        "the defense is random, and attacks averaged fewer than ten of its draws at each step (white-box)",
+        "the defense is random, and attacks averaged fewer than ten of its draws at each step, or stop at "
+        "the first success, as those do that minimise a norm (white-box)",
     ),
     "weak-gradient-attack": Flag(
         "doubt",
@@ -82,7 +83,9 @@ def cell_flags(
     survives: NDArray[np.bool_],
     baseline_wrong: NDArray[np.bool_],
     size: NDArray[np.float64],
-    gradient: NDArray[np.float64] | None,
+    target_blind: NDArray[np.bool_],
+    attacked_blind: NDArray[np.bool_],
+    lost_gradients: bool,
     clean_error: float,
     clean_error_target: float,
 ) -> list[str]:
@@ -93,7 +96,9 @@ def cell_flags(
         survives: Which images the pipeline gets right under the cell's attack.
         baseline_wrong: Which images the bare target gets wrong under the same attack.
         size: How far each image was moved, in the cell's norm.
-        gradient: The largest absolute input gradient at each clean image, where it was probed.
+        target_blind: At which clean images the bare target has no gradient, of the loss that is followed.
+        attacked_blind: The same of what the threat attacks.
+        lost_gradients: Whether an attack met gradients that were not numbers.
         clean_error: Of the pipeline.
         clean_error_target: Of the bare target.
     """
@@ -101,9 +106,10 @@ def cell_flags(
     threat = THREATS[cell.threat.name]
     if threat.starts_from_target_only and not cell.attack.takes_start:
         found.append("unchecked:from-target-only")
-    followed = gradient if cell.attack.uses == "gradients" else None
-    if followed is not None and bool((survives & baseline_wrong & ~(followed > 0)).any()):
-        found.append("zero-gradient")
+    if cell.attack.uses == "gradients":
+        blind = target_blind | (baseline_wrong & attacked_blind) | lost_gradients
+        if bool((survives & blind).any()):
+            found.append("zero-gradient")
     eps = cell.attack.eps
     if eps and cell.attack.norm == "linf" and survives.any() and size[survives].mean() < _MOVED_SHARE * eps:
         found.append("not-moved")
@@ -112,8 +118,10 @@ def cell_flags(
         found.append("purifier-not-trained")
     if not threat.images_made_on_target and purifier.is_cheaper_in_attack:
         found.append("cheap-surface")
-    if purifier.stochastic and cell.threat.config.get("eot", _ENOUGH_DRAWS) < _ENOUGH_DRAWS:
-        found.append("few-draws")
+    if purifier.stochastic and not threat.images_made_on_target:
+        minimal = cell.attack.uses == "gradients" and cell.attack.eps is None
+        if minimal or cell.threat.config["eot"] < _ENOUGH_DRAWS:
+            found.append("few-draws")
     if cell.attack.weak_backend:
         found.append("weak-backend")
     return found

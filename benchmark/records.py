@@ -123,17 +123,20 @@ def _share(event: _Array, among: _Array) -> float | None:
 
 
 def _flags(cell: Cell, values: Mapping[str, _Array], row: Row, workshop: Workshop) -> Iterable[str]:
-    gradient = None
-    if cell.probes:
-        gradient = np.concatenate(
-            [workshop.tensors(probe)["largest_gradient"].numpy() for probe in cell.probes]
-        )
+    loss = "stable" if cell.attack.backend == "native" or cell.attack.eps is None else "plain"
+
+    def blind(form: str) -> _Array:
+        probes = [probe for probe in cell.probes if probe.surface.form == form]
+        return np.concatenate([workshop.tensors(probe)[loss].numpy() == 0 for probe in probes])
+
     return cell_flags(
         cell,
         survives=values["adversarial"] == values["label"],
         baseline_wrong=values["baseline"] != values["label"],
         size=values[cell.attack.norm or "linf"],
-        gradient=gradient,
+        target_blind=blind("target"),
+        attacked_blind=blind(THREATS[cell.threat.name].probes[-1]),
+        lost_gradients=any(workshop.meta(score)["costs"]["blind"] for score in cell.scores),
         clean_error=row["clean_error"],
         clean_error_target=row["clean_error_target"],
     )
@@ -152,4 +155,8 @@ def _costs(cell: Cell, workshop: Workshop) -> Row:
     """Per image, over the shards."""
     costs = [workshop.meta(score)["costs"] for score in cell.scores]
     sizes = [len(score.shard.indices) for score in cell.scores]
-    return {name: float(np.average([cost[name] for cost in costs], weights=sizes)) for name in costs[0]}
+    return {
+        name: float(np.average([cost[name] for cost in costs], weights=sizes))
+        for name in costs[0]
+        if name in COLUMNS
+    }

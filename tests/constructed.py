@@ -39,6 +39,30 @@ class NearestMean(Target[Config]):
         return x.flatten(1) @ self.means.T - self.means.square().sum(dim=1) / 2
 
 
+class OddConfig(Config):
+    how: Literal["sure", "stepped", "nan-gradient", "nan-scores"] = param("sure")
+
+
+@target("odd")
+class Odd(NearestMean):
+    """As easy to fool, but not by an attack that follows what it is given."""
+
+    @classmethod
+    def config_type(cls):
+        return OddConfig
+
+    def forward(self, x):
+        how = self.config.how
+        if how == "stepped":
+            x = (x * 15).round() / 15
+        if how == "nan-gradient":
+            x = x + 0 * (x * 0).sqrt()
+        scores = super().forward(x)
+        if how == "nan-scores" and not (x * 15 == (x * 15).round()).all():
+            return scores * float("nan")
+        return 1e4 * scores if how == "sure" else scores
+
+
 class ShiftConfig(Config):
     strength: float = train(0.0, ge=0, le=1)
     scale: float = infer(1.0, ge=0, le=1)

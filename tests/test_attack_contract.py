@@ -92,7 +92,6 @@ BASE: dict[tuple[str, str], dict[str, Any]] = {
     # in a ball where not all fall to the first run
     ("apgd-ce", "restarts"): {"eps": 0.02},
     # too small a first constant, so that the later ones matter
-    # too small a first constant, so that the later ones matter
     ("cw-l0", "largest_c"): {"initial_c": 0.01, "largest_c": 0.01},
     ("cw-l0", "initial_c"): {"initial_c": 0.01},
 }
@@ -185,6 +184,9 @@ def test_an_empty_ball_changes_nothing(victim: Victim, name: str, backend: str) 
 @pytest.mark.parametrize(("name", "backend"), every_backend())
 def test_one_image_alone_works(victim: Victim, name: str, backend: str) -> None:
     assert victim.craft(build(name, chosen(name, backend)), 1, 4).shape == (1, 1, 28, 28)
+    if "targeted" in _plugin(name).config_type().model_fields and not lacks(name, backend, "targeted"):
+        targeted = build(name, chosen(name, backend) | {"targeted": "next"})
+        assert victim.craft(targeted, 1, 4).shape == (1, 1, 28, 28)
 
 
 @pytest.mark.parametrize(("name", "backend"), every_backend())

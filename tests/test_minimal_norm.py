@@ -206,19 +206,53 @@ def test_images_do_not_wait_for_one_another(attack: Attack[Any]) -> None:
 
 def test_a_small_theta_goes_as_far_as_gamma_allows() -> None:
     victim = dense(40)
-    for theta in (1.0, 0.1):
+    for theta in (1.0, 0.6, 0.1):
         images = victim.craft(Jsma(JsmaConfig(theta=theta)))
         assert victim.error(images) > 0.9
         assert norms(images, victim.x)["l0"].max() <= 0.145 * 784
 
 
-def test_gamma_counts_pixels_of_colour_images() -> None:
+def test_gamma_below_two_pixels_is_refused() -> None:
+    for backend in ("native", "art"):
+        with pytest.raises(ValueError, match="two change at a time"):
+            dense(2).craft(Jsma(JsmaConfig(gamma=0.002, backend=backend)))
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        Pgd(PgdConfig(eps=3.0, distance="l2")),
+        DeepFool(DeepFoolConfig()),
+        CwLinf(CwLinfConfig()),
+        CwL0(CwL0Config()),
+        Jsma(JsmaConfig()),
+    ],
+    ids=lambda a: a.name,
+)
+def test_the_scale_of_the_scores_does_not_matter(attack: Attack[Any]) -> None:
+    victim = dense(20)
+    tiny = MeteredSurface(nn.Sequential(victim.surface.target, _Scaled(1e-12)), 10, (1, 28, 28)).eval()
+    faint = Victim(tiny, victim.x, victim.labels)
+    assert faint.error(faint.craft(attack)) >= victim.error(victim.craft(attack)) - 0.15
+
+
+class _Scaled(nn.Module):
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, scores: Tensor) -> Tensor:
+        return self.factor * scores
+
+
+@pytest.mark.parametrize("backend", ["native", "art"])
+def test_gamma_counts_pixels_of_colour_images(backend: Any) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 10)).requires_grad_(False)
     surface = MeteredSurface(model, 10, (3, 8, 8)).eval()
     x = torch.rand(10, 3, 8, 8)
-    images = Victim(surface, x, surface(x).argmax(dim=1)).craft(Jsma(JsmaConfig(gamma=0.05)))
-    assert 0 < norms(images, x)["l0"].max() <= 0.05 * 64
+    images = Victim(surface, x, surface(x).argmax(dim=1)).craft(Jsma(JsmaConfig(gamma=0.05, backend=backend)))
+    assert norms(images, x)["l0"].max() <= 0.05 * 64
 
 
 def test_the_best_pair_is_the_best_of_all_pairs() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -33,6 +35,50 @@ def test_zero_gradient_is_doubted_where_an_image_survives_that_the_bare_target_l
     rounded = _row(records, defense="round8")
     survives = rounded["error"] < rounded["error_baseline"]
     assert ("zero-gradient" in str(rounded["flags"])) == survives
+
+
+@pytest.mark.parametrize("threat", ["black-box", "white-box"])
+@pytest.mark.parametrize(
+    ("how", "attack"),
+    [
+        ("sure", PGD | {"backend": "foolbox", "random_start": False}),
+        ("sure", {"name": "fgsm", "eps": 0.3, "backend": "art"}),
+        ("stepped", PGD),
+        ("stepped", {"name": "pgd", "eps": 2.0, "distance": "l2"}),
+        ("stepped", {"name": "deepfool"}),
+        ("nan-gradient", {"name": "bim", "eps": 0.3}),
+        ("nan-gradient", {"name": "cw-linf"}),
+    ],
+)
+def test_an_attack_that_was_given_no_gradient_is_doubted(
+    small_run: Runner, threat: str, how: str, attack: dict[str, Any]
+) -> None:
+    targets = [{"name": "odd", "how": how}]
+    row = _row(small_run(targets=targets, defenses=["identity"], attacks=[attack], threats=[threat]))
+    assert row["status"] == "ok"
+    assert row["error"] < 0.9
+    assert "zero-gradient" in row["flags"]
+
+
+def test_a_sure_target_is_broken_by_what_does_not_underflow(small_run: Runner) -> None:
+    row = _row(
+        small_run(
+            targets=[{"name": "odd"}],
+            defenses=["identity"],
+            attacks=[PGD | {"eps": 0.3}],
+            threats=["black-box"],
+        )
+    )
+    assert row["error"] > 0.9
+    assert "zero-gradient" not in str(row["flags"])
+
+
+@pytest.mark.parametrize("attack", [PGD, {"name": "jsma"}, {"name": "cw-linf"}, {"name": "deepfool"}])
+def test_scores_that_are_not_numbers_fail_the_cell(small_run: Runner, attack: dict[str, Any]) -> None:
+    targets = [{"name": "odd", "how": "nan-scores"}]
+    row = _row(small_run(targets=targets, defenses=["identity"], attacks=[attack], threats=["black-box"]))
+    assert row["status"] == "failed"
+    assert "not finite" in row["reason"]
 
 
 def test_black_box_images_are_the_same_for_every_defense(small_run: Runner) -> None:

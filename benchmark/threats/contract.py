@@ -55,8 +55,8 @@ class Threat(ABC):
     title: ClassVar[str]
     nested: ClassVar[tuple[str, ...]] = ()
     config_type: ClassVar[type[ThreatConfig]] = ThreatConfig
-    probes: ClassVar[tuple[str, ...]] = ()
-    """Forms of the surfaces whose gradients are examined for each shard."""
+    probes: ClassVar[tuple[str, ...]] = ("target",)
+    """Forms of the surfaces whose gradients are examined for each shard, the last being what is attacked."""
     starts_from_target_only: ClassVar[bool] = False
     """Whether attacks that can begin elsewhere also begin at the target-only image."""
     images_made_on_target: ClassVar[bool]

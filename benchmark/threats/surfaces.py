@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks.contract import Surface
-from benchmark.errors import BudgetError
+from benchmark.errors import BudgetError, PluginError
 from benchmark.purifier import PurifierModule
 
 
@@ -23,6 +23,8 @@ class Meter:
     forwards: int = 0
     backwards: int = 0
     purifies: int = 0
+    blind: int = 0
+    """Images whose gradient was not a number, and so was taken for zero."""
 
 
 class MeteredSurface(Surface):
@@ -45,8 +47,14 @@ class MeteredSurface(Surface):
         self.meter.forwards += len(x)
         if self.meter.forwards + self.meter.backwards > self.allowed:
             raise BudgetError("more passes than the budget of the grid")
+        followed = torch.is_grad_enabled() and x.requires_grad
+        if followed:
+            x = x.view_as(x)
+            x.register_hook(self._finite)  # type: ignore[no-untyped-call]
         logits = self.scores(x)
-        if not (torch.is_grad_enabled() and x.requires_grad):
+        if not torch.isfinite(logits.detach().sum()):
+            self._check(x, logits)
+        if not followed:
             return logits
         if not logits.requires_grad:
             # No gradient at all is the extreme of a zero gradient: attacks run on, and the probe tells.
@@ -58,6 +66,19 @@ class MeteredSurface(Surface):
 
         logits.register_hook(count)  # type: ignore[no-untyped-call]
         return logits
+
+    @staticmethod
+    def _check(x: Tensor, logits: Tensor) -> None:
+        if torch.isfinite(x).all() and not torch.isfinite(logits).all():
+            raise PluginError("what is attacked gave scores that are not finite")
+
+    def _finite(self, gradient: Tensor) -> Tensor | None:
+        """The gradient without what is not a number, which attacks would follow to nowhere in silence."""
+        if torch.isfinite(gradient.sum()):
+            return None
+        numbers = torch.isfinite(gradient)
+        self.meter.blind += int((~numbers.flatten(1).all(dim=1)).sum())
+        return torch.where(numbers, gradient, 0.0)
 
     def scores(self, x: Tensor) -> Tensor:
         """The logits for `x`."""

@@ -34,7 +34,7 @@ class WhiteBox(Threat):
     title = "white-box error (lower bound)"
     nested = (BlackBox.name,)
     config_type = WhiteBoxConfig
-    probes = ("pipeline",)
+    probes = ("target", "pipeline")
     starts_from_target_only = True
     images_made_on_target = False
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attacks.contract import Surface
 from attacks.gradients import loss_gradient
 from benchmark.errors import BudgetError, PluginError, told
 from benchmark.keys import seed_from
@@ -55,14 +56,28 @@ def craft(tasks: Sequence[Craft], workshop: Workshop) -> None:
 
 
 def probe(task: Probe, workshop: Workshop) -> None:
-    """Store, for each clean image, the largest absolute input gradient of the surface (NaN as it is)."""
+    """Store, for each clean image, the largest absolute input gradient of the surface; 0 if it is no number.
+
+    `stable` is of the loss that our attacks follow; `plain` of the cross-entropy as libraries compute it,
+    which is zero in float32 where the classifier is sure.
+    """
     clean, labels = workshop.clean(task.shard)
     surface = make_surface(task.surface, task.shard.dataset, workshop, seed_from("probe", task.key))
     with Stopwatch(workshop.device) as watch:
-        gradient, _ = loss_gradient(surface, clean, labels)
-    largest = gradient.abs().flatten(1).amax(dim=1)
+        gradients = {
+            "stable": loss_gradient(surface, clean, labels)[0],
+            "plain": _plain(surface, clean, labels),
+        }
+    largest = {name: gradient.abs().flatten(1).amax(dim=1) for name, gradient in gradients.items()}
     meta = {"seconds": watch.seconds, "images": len(clean), "task": task.content()}
-    workshop.store.put_tensors(address(task), {"largest_gradient": largest}, meta)
+    workshop.store.put_tensors(address(task), largest, meta)
+
+
+def _plain(surface: Surface, x: Tensor, labels: Tensor) -> Tensor:
+    x = x.detach().requires_grad_()
+    with torch.enable_grad():
+        loss = torch.nn.functional.cross_entropy(surface(x), labels, reduction="sum")
+    return torch.autograd.grad(loss, x)[0]
 
 
 def _check(task: Craft, images: Any, clean: Tensor) -> None:

@@ -111,11 +111,12 @@ def score(task: Score, workshop: Workshop) -> None:
 
 def _costs(task: Score, workshop: Workshop) -> dict[str, float]:
     """Per image: passes and time of all crafts behind the candidates, and of one purification."""
-    costs = dict.fromkeys(("craft_ms", "forwards", "backwards", "purifies"), 0.0)
+    counts = ("forwards", "backwards", "purifies", "blind")
+    costs = dict.fromkeys(("craft_ms", *counts), 0.0)
     for craft in {c.craft.key: c.craft for c in task.candidates if c.craft is not None}.values():
         meta = workshop.meta(craft)
         costs["craft_ms"] += 1000 * meta["seconds"] / meta["images"]
-        for name in ("forwards", "backwards", "purifies"):
+        for name in counts:
             costs[name] += meta[name]
     clean = workshop.meta(task.clean)
     return costs | {"purify_ms": 1000 * clean["seconds"] / clean["images"]}

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tabulate import tabulate
 from torch import Tensor
 
 from attacks.contract import Attack
@@ -75,24 +74,26 @@ def attacks() -> None:
         "attacks": ["noise"],
         "threats": ["black-box"],
     }
-    with tempfile.TemporaryDirectory() as folder:
-        prepared = prepare(grid, Silent(), data=root, store=f"{folder}/store", device="cpu")
-        run_prepared(prepared, Silent(), Path(folder) / "out")
+    with tempfile.TemporaryDirectory() as folder:  # the trained classifier is kept in the usual store
+        prepared = prepare(grid, Silent(), data=root, device="cpu")
+        run_prepared(prepared, Silent(), Path(folder))
         cell = prepared.plan.cells[0]
         surface = MeteredSurface(prepared.workshop.target(cell.target), 10, (1, 28, 28)).eval()
         x, labels = prepared.workshop.clean(cell.scores[0].shard)
-    rows = []
+    print("attack, backend, images: seconds, success, median norm, passes per image, times as long as ours")
     for pair in PAIRS:
-        ours = _measure(pair.ours, surface, x[: pair.n], labels[: pair.n])
-        theirs = _measure(pair.theirs, surface, x[: pair.n], labels[: pair.n])
-        rows.append([*_named(pair.ours, pair.n), *ours, ""])
-        rows.append([*_named(pair.theirs, pair.n), *theirs, theirs[0] / ours[0]])
-    heads = ["attack", "backend", "images", "s", "success", "median norm", "passes", "× as long"]
-    print(tabulate(rows, heads, tablefmt="github", floatfmt=".3f"))
+        ours, theirs = (
+            _measure(attack, surface, x[: pair.n], labels[: pair.n]) for attack in (pair.ours, pair.theirs)
+        )
+        _print(pair.ours, pair.n, ours, 1.0)
+        _print(pair.theirs, pair.n, theirs, theirs[0] / ours[0])
 
 
-def _named(attack: Attack[Any], n: int) -> list[Any]:
-    return [f"{attack.name} {attack.norm}", attack.backend, n]
+def _print(attack: Attack[Any], n: int, figures: list[float], ratio: float) -> None:
+    """One line as soon as it is known: the libraries take their time."""
+    seconds, success, norm, passes = figures
+    reached = f"{seconds:9.2f} {success:6.3f} {norm:9.4f} {passes:9.0f}"
+    print(f"{f'{attack.name} {attack.norm}':15} {attack.backend:8} {n:4} {reached} {ratio:7.2f}", flush=True)
 
 
 def _measure(attack: Attack[Any], surface: MeteredSurface, x: Tensor, labels: Tensor) -> list[float]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import model_validator
+from torch import Tensor
 from typing_extensions import Self
 
-from attacks.goal import AimedConfig
+from attacks.contract import Attack, Surface
+from attacks.goal import AimedConfig, Goal
+from benchmark.noise import Noise
 from benchmark.plugin import Config
 
 
@@ -29,6 +33,39 @@ class LibraryConfig(Config):
                 raise ValueError(f"{name}: backend {self.backend} has no such option")
         return self
 
+    def goal(self, surface: Surface, x: Tensor, labels: Tensor, noise: Noise) -> Goal:
+        """To be wrong: what an attack without `targeted` aims at."""
+        return Goal(labels)
 
-class BackedConfig(LibraryConfig, AimedConfig):
+
+class BackedConfig(AimedConfig, LibraryConfig):
     """A configuration with fields `backend` and `targeted`."""
+
+
+LibraryConfigT = TypeVar("LibraryConfigT", bound=LibraryConfig)
+
+
+class Backed(Attack[LibraryConfigT]):
+    """An attack with a field `backend`: one method for each value that the field may have."""
+
+    def craft(
+        self, surface: Surface, x: Tensor, labels: Tensor, noise: Noise, start: Tensor | None = None
+    ) -> Tensor:
+        goal = self.config.goal(surface, x, labels, noise)
+        if self.config.backend == "foolbox":
+            return self.foolbox(surface, x, goal)
+        if self.config.backend == "art":
+            return self.art(surface, x, goal)
+        return self.native(surface, x, goal, noise, start)
+
+    @abstractmethod
+    def native(self, surface: Surface, x: Tensor, goal: Goal, noise: Noise, start: Tensor | None) -> Tensor:
+        """Our own; like `craft`."""
+
+    def foolbox(self, surface: Surface, x: Tensor, goal: Goal) -> Tensor:
+        """Foolbox's, where `backend` may be that."""
+        raise NotImplementedError(f"{type(self).__name__} has no backend foolbox")
+
+    def art(self, surface: Surface, x: Tensor, goal: Goal) -> Tensor:
+        """ART's, where `backend` may be that."""
+        raise NotImplementedError(f"{type(self).__name__} has no backend art")

@@ -7,8 +7,9 @@ from typing import Literal
 from torch import Tensor
 
 from attacks.ascent import AscentConfig, ascend
+from attacks.backends import Backed
 from attacks.ball import Ball
-from attacks.contract import Attack, Surface, attack
+from attacks.contract import Surface, attack
 from attacks.goal import Goal
 from benchmark.noise import Noise
 from benchmark.plugin import Norm
@@ -28,7 +29,7 @@ class BimConfig(AscentConfig):
 
 
 @attack("bim")
-class Bim(Attack[BimConfig]):
+class Bim(Backed[BimConfig]):
     """Repeated gradient-sign steps from the clean image; keeps each image's most wrong iterate."""
 
     takes_start = True
@@ -37,20 +38,13 @@ class Bim(Attack[BimConfig]):
     def norm(self) -> Norm:
         return "linf"
 
-    def craft(
-        self, surface: Surface, x: Tensor, labels: Tensor, noise: Noise, start: Tensor | None = None
-    ) -> Tensor:
+    def native(self, surface: Surface, x: Tensor, goal: Goal, noise: Noise, start: Tensor | None) -> Tensor:
         config = self.config
-        goal = config.goal(surface, x, labels, noise)
-        if config.backend == "foolbox":
-            return self._foolbox(surface, x, goal)
-        if config.backend == "art":
-            return self._art(surface, x, goal)
         ball = Ball(x, config.eps, "linf")
         begin = x if start is None else start
-        return ascend(surface, goal, begin, ball, alpha=self.config.step, steps=config.steps)[0]
+        return ascend(surface, goal, begin, ball, alpha=config.step, steps=config.steps)[0]
 
-    def _foolbox(self, surface: Surface, x: Tensor, goal: Goal) -> Tensor:
+    def foolbox(self, surface: Surface, x: Tensor, goal: Goal) -> Tensor:
         from foolbox.attacks import LinfBasicIterativeAttack
 
         from attacks.foolbox_adapter import run_foolbox
@@ -59,7 +53,7 @@ class Bim(Attack[BimConfig]):
         library = LinfBasicIterativeAttack(abs_stepsize=config.step, steps=config.steps, random_start=False)
         return run_foolbox(library, surface, x, goal, config.eps)
 
-    def _art(self, surface: Surface, x: Tensor, goal: Goal) -> Tensor:
+    def art(self, surface: Surface, x: Tensor, goal: Goal) -> Tensor:
         from art.attacks.evasion import BasicIterativeMethod
 
         from attacks.art_adapter import run_art

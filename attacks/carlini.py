@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from attacks.backends import BackedConfig
+from attacks.backends import Backed, BackedConfig
 from attacks.ball import choose, per_image
-from attacks.contract import Attack, Surface
+from attacks.contract import Surface
 from attacks.goal import Goal
 from attacks.gradients import unit
 from benchmark.plugin import param
@@ -70,6 +70,28 @@ def margin_gradient(surface: Surface, goal: Goal, images: Tensor) -> tuple[Tenso
         margins = goal.margin(surface(images))
     (gradient,) = torch.autograd.grad(margins.sum(), images)
     return gradient, margins.detach()
+
+
+def run_with_constant(kind: Any, config: Any, surface: Surface, x: Tensor, goal: Goal) -> Tensor:
+    """Images of ART's `CarliniL2Method` or `CarliniL0Method`, which take the same arguments."""
+    from attacks.art_adapter import run_art
+
+    return run_art(
+        lambda classifier: kind(
+            classifier,
+            confidence=config.kappa,
+            targeted=goal.target is not None,
+            learning_rate=config.lr,
+            binary_search_steps=config.search_steps,
+            max_iter=config.steps,
+            initial_const=config.initial_c,
+            batch_size=len(x),
+            verbose=False,
+        ),
+        surface,
+        x,
+        goal,
+    )
 
 
 class Nearest:
@@ -128,7 +150,7 @@ class TighteningConfig(BackedConfig):
 TighteningConfigT = TypeVar("TighteningConfigT", bound=TighteningConfig)
 
 
-class Tightening(Attack[TighteningConfigT]):
+class Tightening(Backed[TighteningConfigT]):
     """Adam on the images toward a margin of κ inside a limit, which is tightened at each success.
 
     The images are the variables, clipped to the box: after the paper's change of variables by tanh, pixels

@@ -11,7 +11,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from attacks.ball import choose, per_image
-from attacks.carlini import Limited, Tightening, TighteningConfig
+from attacks.carlini import Limited, Tightening, TighteningConfig, run_with_constant
 from attacks.contract import Surface, attack
 from attacks.goal import Goal
 from benchmark.noise import Noise
@@ -54,12 +54,7 @@ class CwL0(Tightening[CwL0Config]):
     def norm(self) -> Norm:
         return "l0"
 
-    def craft(
-        self, surface: Surface, x: Tensor, labels: Tensor, noise: Noise, start: Tensor | None = None
-    ) -> Tensor:
-        goal = self.config.goal(surface, x, labels, noise)
-        if self.config.backend == "art":
-            return self._art(surface, x, goal)
+    def native(self, surface: Surface, x: Tensor, goal: Goal, noise: Noise, start: Tensor | None) -> Tensor:
         return self.nearest(surface, x, goal, torch.ones_like(x[:, :1], dtype=torch.bool))
 
     @property
@@ -83,28 +78,10 @@ class CwL0(Tightening[CwL0Config]):
     def inside(self, rows: Limited) -> Tensor:
         return torch.where(rows.limit, rows.images, rows.clean)
 
-    def _art(self, surface: Surface, x: Tensor, goal: Goal) -> Tensor:
+    def art(self, surface: Surface, x: Tensor, goal: Goal) -> Tensor:
         from art.attacks.evasion import CarliniL0Method
 
-        from attacks.art_adapter import run_art
-
-        config = self.config
-        images = run_art(
-            lambda classifier: CarliniL0Method(
-                classifier,
-                confidence=config.kappa,
-                targeted=goal.target is not None,
-                learning_rate=config.lr,
-                binary_search_steps=config.search_steps,
-                max_iter=config.steps,
-                initial_const=config.initial_c,
-                batch_size=len(x),
-                verbose=False,
-            ),
-            surface,
-            x,
-            goal,
-        )
+        images = run_with_constant(CarliniL0Method, self.config, surface, x, goal)
         # what ART leaves alone still goes through its change of variables and back
         plain = torch.where((images - x).abs() > _ROUNDING, images, x)
         with torch.no_grad():

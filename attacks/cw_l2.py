@@ -9,10 +9,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from attacks.backends import BackedConfig
+from attacks.backends import Backed, BackedConfig
 from attacks.ball import choose, lengths, per_image
-from attacks.carlini import Adam, Nearest, Rows, margin_gradient
-from attacks.contract import Attack, Surface, attack
+from attacks.carlini import Adam, Nearest, Rows, margin_gradient, run_with_constant
+from attacks.contract import Surface, attack
 from attacks.goal import Goal
 from benchmark.noise import Noise
 from benchmark.plugin import Norm, param
@@ -64,7 +64,7 @@ class _Search(Rows):
 
 
 @attack("cw-l2")
-class CwL2(Attack[CwL2Config]):
+class CwL2(Backed[CwL2Config]):
     """Adam on |δ|² + c · max(κ − margin, 0), with a search for the c that brings the image nearest.
 
     Each image has its own c, its own count of steps and its own end: it goes on to its next c, and out of
@@ -75,17 +75,7 @@ class CwL2(Attack[CwL2Config]):
     def norm(self) -> Norm:
         return "l2"
 
-    def craft(
-        self, surface: Surface, x: Tensor, labels: Tensor, noise: Noise, start: Tensor | None = None
-    ) -> Tensor:
-        goal = self.config.goal(surface, x, labels, noise)
-        if self.config.backend == "foolbox":
-            return self._foolbox(surface, x, goal)
-        if self.config.backend == "art":
-            return self._art(surface, x, goal)
-        return self._native(surface, x, goal)
-
-    def _native(self, surface: Surface, x: Tensor, goal: Goal) -> Tensor:
+    def native(self, surface: Surface, x: Tensor, goal: Goal, noise: Noise, start: Tensor | None) -> Tensor:
         config = self.config
         search = self._begin(x, goal)
         nearest = Nearest(x, config.kappa)
@@ -159,7 +149,7 @@ class CwL2(Attack[CwL2Config]):
         search.variables = choose(over, self._variables(search.clean), search.variables)
         search.adam.reset(over)
 
-    def _foolbox(self, surface: Surface, x: Tensor, goal: Goal) -> Tensor:
+    def foolbox(self, surface: Surface, x: Tensor, goal: Goal) -> Tensor:
         from foolbox.attacks import L2CarliniWagnerAttack
 
         from attacks.foolbox_adapter import run_foolbox
@@ -175,25 +165,7 @@ class CwL2(Attack[CwL2Config]):
         )
         return run_foolbox(library, surface, x, goal, eps=None)
 
-    def _art(self, surface: Surface, x: Tensor, goal: Goal) -> Tensor:
+    def art(self, surface: Surface, x: Tensor, goal: Goal) -> Tensor:
         from art.attacks.evasion import CarliniL2Method
 
-        from attacks.art_adapter import run_art
-
-        config = self.config
-        return run_art(
-            lambda classifier: CarliniL2Method(
-                classifier,
-                confidence=config.kappa,
-                targeted=goal.target is not None,
-                learning_rate=config.lr,
-                binary_search_steps=config.search_steps,
-                max_iter=config.steps,
-                initial_const=config.initial_c,
-                batch_size=len(x),
-                verbose=False,
-            ),
-            surface,
-            x,
-            goal,
-        )
+        return run_with_constant(CarliniL2Method, self.config, surface, x, goal)

@@ -47,12 +47,7 @@ class CwLinf(Tightening[CwLinfConfig]):
     def norm(self) -> Norm:
         return "linf"
 
-    def craft(
-        self, surface: Surface, x: Tensor, labels: Tensor, noise: Noise, start: Tensor | None = None
-    ) -> Tensor:
-        goal = self.config.goal(surface, x, labels, noise)
-        if self.config.backend == "art":
-            return self._art(surface, x, goal)
+    def native(self, surface: Surface, x: Tensor, goal: Goal, noise: Noise, start: Tensor | None) -> Tensor:
         return self.nearest(surface, x, goal, torch.ones(len(x), device=x.device))
 
     def size(self, rows: Limited) -> Tensor:
@@ -75,7 +70,7 @@ class CwLinf(Tightening[CwLinfConfig]):
         rows.limit = torch.where(which, (rows.unmet + size) / 2, rows.limit)
         return which
 
-    def _art(self, surface: Surface, x: Tensor, goal: Goal) -> Tensor:
+    def art(self, surface: Surface, x: Tensor, goal: Goal) -> Tensor:
         from art.attacks.evasion import CarliniLInfMethod
 
         from attacks.art_adapter import run_art

@@ -7,9 +7,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from attacks.backends import LibraryConfig
+from attacks.backends import Backed, LibraryConfig
 from attacks.ball import per_image
-from attacks.contract import Attack, Surface, attack
+from attacks.contract import Surface, attack
 from attacks.goal import Goal
 from attacks.gradients import margin
 from benchmark.noise import Noise
@@ -35,25 +35,16 @@ class DeepFoolConfig(LibraryConfig):
 
 
 @attack("deepfool")
-class DeepFool(Attack[DeepFoolConfig]):
+class DeepFool(Backed[DeepFoolConfig]):
     """Walks to the nearest linearised class boundary; a minimal-norm attack with next to no margin."""
 
     @property
     def norm(self) -> Norm:
         return self.config.distance
 
-    def craft(
-        self, surface: Surface, x: Tensor, labels: Tensor, noise: Noise, start: Tensor | None = None
-    ) -> Tensor:
-        if self.config.backend == "foolbox":
-            return self._foolbox(surface, x, labels)
-        if self.config.backend == "art":
-            return self._art(surface, x, labels)
-        return self._native(surface, x, labels)
-
-    def _native(self, surface: Surface, x: Tensor, labels: Tensor) -> Tensor:
+    def native(self, surface: Surface, x: Tensor, goal: Goal, noise: Noise, start: Tensor | None) -> Tensor:
         """Images leave the batch as soon as they are wrong, so what is easy costs little."""
-        found = x.clone()
+        labels, found = goal.labels, x.clone()
         index = torch.arange(len(x), device=x.device)
         current, total = x, torch.zeros_like(x)
         with torch.no_grad():
@@ -86,9 +77,7 @@ class DeepFool(Attack[DeepFoolConfig]):
         for k in range(others.shape[1]):
             (down,) = torch.autograd.grad(-gaps[:, k].sum(), current, retain_graph=k + 1 < others.shape[1])
             steepest = down.flatten(1).abs().amax(dim=1)
-            steepest = torch.where(
-                steepest > 0, steepest, float("inf")
-            )  # where it is flat, no way leads there
+            steepest = torch.where(steepest > 0, steepest, float("inf"))  # no way leads there
             down = down / per_image(steepest)
             slope = torch.linalg.vector_norm(down.flatten(1), ord=dual, dim=1)
             distance = gaps[:, k].detach().abs() / steepest / slope
@@ -98,7 +87,7 @@ class DeepFool(Attack[DeepFoolConfig]):
         length = per_image(torch.where(nearest.isfinite(), nearest + _BEYOND, 0.0))
         return length * (gradient / per_image(slopes) if dual == 2 else gradient.sign())
 
-    def _foolbox(self, surface: Surface, x: Tensor, labels: Tensor) -> Tensor:
+    def foolbox(self, surface: Surface, x: Tensor, goal: Goal) -> Tensor:
         from foolbox.attacks import L2DeepFoolAttack, LinfDeepFoolAttack
 
         from attacks.foolbox_adapter import run_foolbox
@@ -107,9 +96,9 @@ class DeepFool(Attack[DeepFoolConfig]):
         kind = L2DeepFoolAttack if config.distance == "l2" else LinfDeepFoolAttack
         candidates = min(config.candidates, surface.num_classes)
         library = kind(steps=config.steps, candidates=candidates, overshoot=config.overshoot)
-        return run_foolbox(library, surface, x, Goal(labels), eps=None)
+        return run_foolbox(library, surface, x, goal, eps=None)
 
-    def _art(self, surface: Surface, x: Tensor, labels: Tensor) -> Tensor:
+    def art(self, surface: Surface, x: Tensor, goal: Goal) -> Tensor:
         from art.attacks.evasion import DeepFool as ArtDeepFool
 
         from attacks.art_adapter import run_art
@@ -126,5 +115,5 @@ class DeepFool(Attack[DeepFoolConfig]):
             ),
             surface,
             x,
-            Goal(labels),
+            goal,
         )

@@ -7,8 +7,9 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from attacks.backends import BackedConfig
+from attacks.backends import Backed, BackedConfig
 from attacks.contract import Attack, Surface, attack
+from attacks.goal import Goal
 from benchmark.noise import Noise
 from benchmark.plugin import Norm, sweep
 
@@ -23,7 +24,7 @@ class FgsmConfig(BackedConfig):
 
 
 @attack("fgsm")
-class Fgsm(Attack[FgsmConfig]):
+class Fgsm(Backed[FgsmConfig]):
     """One step of `eps` along the sign of the gradient; one gradient serves a whole sweep of `eps`."""
 
     @property
@@ -34,23 +35,22 @@ class Fgsm(Attack[FgsmConfig]):
     def norm(self) -> Norm:
         return "linf"
 
-    def craft(
-        self, surface: Surface, x: Tensor, labels: Tensor, noise: Noise, start: Tensor | None = None
-    ) -> Tensor:
-        if self.config.backend == "native":
-            return self.craft_sweep([self], surface, x, labels, [noise])[0]
-        goal = self.config.goal(surface, x, labels, noise)
-        eps, targeted = self.config.eps, goal.target is not None
-        if self.config.backend == "foolbox":
-            from foolbox.attacks import LinfFastGradientAttack
+    def native(self, surface: Surface, x: Tensor, goal: Goal, noise: Noise, start: Tensor | None) -> Tensor:
+        return _steps([self.config.eps], surface, x, goal)[0]
 
-            from attacks.foolbox_adapter import run_foolbox
+    def foolbox(self, surface: Surface, x: Tensor, goal: Goal) -> Tensor:
+        from foolbox.attacks import LinfFastGradientAttack
 
-            return run_foolbox(LinfFastGradientAttack(random_start=False), surface, x, goal, eps)
+        from attacks.foolbox_adapter import run_foolbox
+
+        return run_foolbox(LinfFastGradientAttack(random_start=False), surface, x, goal, self.config.eps)
+
+    def art(self, surface: Surface, x: Tensor, goal: Goal) -> Tensor:
         from art.attacks.evasion import FastGradientMethod
 
         from attacks.art_adapter import run_art
 
+        eps, targeted = self.config.eps, goal.target is not None
         return run_art(
             lambda classifier: FastGradientMethod(classifier, eps=eps, targeted=targeted, batch_size=len(x)),
             surface,
@@ -69,6 +69,10 @@ class Fgsm(Attack[FgsmConfig]):
         noises: Sequence[Noise],
     ) -> list[Tensor]:
         goal = attacks[0].config.goal(surface, x, labels, noises[0])
-        gradient, _ = goal.gradient(surface, x)
-        sign = gradient.sign()
-        return [(x + attack.config.eps * sign).clamp_(0, 1) for attack in attacks]
+        return _steps([attack.config.eps for attack in attacks], surface, x, goal)
+
+
+def _steps(radii: Sequence[float], surface: Surface, x: Tensor, goal: Goal) -> list[Tensor]:
+    gradient, _ = goal.gradient(surface, x)
+    sign = gradient.sign()
+    return [(x + eps * sign).clamp_(0, 1) for eps in radii]

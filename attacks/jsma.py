@@ -10,9 +10,9 @@ import torch
 from pydantic import field_validator
 from torch import Tensor
 
-from attacks.backends import BackedConfig
+from attacks.backends import Backed, BackedConfig
 from attacks.ball import per_image
-from attacks.contract import Attack, Surface, attack
+from attacks.contract import Surface, attack
 from attacks.goal import Goal
 from attacks.gradients import loss_gradient, unit
 from benchmark.noise import Noise
@@ -46,7 +46,7 @@ class JsmaConfig(BackedConfig):
 
 
 @attack("jsma")
-class Jsma(Attack[JsmaConfig]):
+class Jsma(Backed[JsmaConfig]):
     """Changes two values at a time, the pair of all pairs that serves the target class best.
 
     Without a target the aim is the wrong class that scores best on the clean image. ART takes the two values
@@ -57,17 +57,12 @@ class Jsma(Attack[JsmaConfig]):
     def norm(self) -> Norm:
         return "l0"
 
-    def craft(
-        self, surface: Surface, x: Tensor, labels: Tensor, noise: Noise, start: Tensor | None = None
-    ) -> Tensor:
-        goal = self.config.goal(surface, x, labels, noise)
-        target = goal.target
-        if target is None:
-            with torch.no_grad():
-                target = surface(x).scatter(1, labels[:, None], float("-inf")).argmax(dim=1)
-        if self.config.backend == "art":
-            return self._art(surface, x, Goal(labels, target))
-        return self._native(surface, x, goal, target)
+    def _target(self, surface: Surface, x: Tensor, goal: Goal) -> Tensor:
+        if goal.target is not None:
+            return goal.target
+        with torch.no_grad():
+            scores: Tensor = surface(x)
+        return scores.scatter(1, goal.labels[:, None], float("-inf")).argmax(dim=1)
 
     def _most(self, x: Tensor) -> int:
         """How many pixels may change.
@@ -80,9 +75,9 @@ class Jsma(Attack[JsmaConfig]):
             raise ValueError(f"gamma {self.config.gamma:g} allows {most} pixels, and two change at a time")
         return most
 
-    def _native(self, surface: Surface, x: Tensor, goal: Goal, target: Tensor) -> Tensor:
+    def native(self, surface: Surface, x: Tensor, goal: Goal, noise: Noise, start: Tensor | None) -> Tensor:
         found, index, current = x.clone(), torch.arange(len(x), device=x.device), x
-        most = self._most(x)
+        target, most = self._target(surface, x, goal), self._most(x)
         each = math.ceil(1 / abs(self.config.theta))  # steps that take a value from one end to the other
         for _ in range(most * x.shape[1] * each + 1):
             toward, away, logits = self._jacobian(surface, current, target[index])
@@ -126,7 +121,7 @@ class Jsma(Attack[JsmaConfig]):
         (away,) = torch.autograd.grad(logits, x, grad_outputs=1 - one)
         return unit(toward).flatten(1), unit(away).flatten(1), logits.detach()
 
-    def _art(self, surface: Surface, x: Tensor, goal: Goal) -> Tensor:
+    def art(self, surface: Surface, x: Tensor, goal: Goal) -> Tensor:
         from art.attacks.evasion import SaliencyMapMethod
 
         from attacks.art_adapter import run_art
@@ -139,7 +134,7 @@ class Jsma(Attack[JsmaConfig]):
             ),
             surface,
             x,
-            goal,
+            Goal(goal.labels, self._target(surface, x, goal)),
         )
 
 

@@ -7,8 +7,9 @@ from typing import Literal
 from torch import Tensor
 
 from attacks.ascent import AscentConfig, ascend
+from attacks.backends import Backed
 from attacks.ball import Ball
-from attacks.contract import Attack, Surface, attack
+from attacks.contract import Surface, attack
 from attacks.goal import Goal
 from benchmark.noise import Noise
 from benchmark.plugin import Norm, param
@@ -25,7 +26,7 @@ class MimConfig(AscentConfig):
 
 
 @attack("mim")
-class Mim(Attack[MimConfig]):
+class Mim(Backed[MimConfig]):
     """Steps along the sign of a running sum of gradients, each over its mean absolute value.
 
     Keeps each image's most wrong iterate. Foolbox sums gradients as they are, which lets those of less
@@ -38,32 +39,25 @@ class Mim(Attack[MimConfig]):
     def norm(self) -> Norm:
         return "linf"
 
-    def craft(
-        self, surface: Surface, x: Tensor, labels: Tensor, noise: Noise, start: Tensor | None = None
-    ) -> Tensor:
+    def native(self, surface: Surface, x: Tensor, goal: Goal, noise: Noise, start: Tensor | None) -> Tensor:
         config = self.config
-        goal = config.goal(surface, x, labels, noise)
-        if config.backend == "foolbox":
-            return self._foolbox(surface, x, goal)
-        if config.backend == "art":
-            return self._art(surface, x, goal)
         ball = Ball(x, config.eps, "linf")
         begin = x if start is None else start
-        alpha, steps, decay = self.config.step, config.steps, config.decay
+        alpha, steps, decay = config.step, config.steps, config.decay
         return ascend(surface, goal, begin, ball, alpha=alpha, steps=steps, decay=decay)[0]
 
-    def _foolbox(self, surface: Surface, x: Tensor, goal: Goal) -> Tensor:
+    def foolbox(self, surface: Surface, x: Tensor, goal: Goal) -> Tensor:
         from foolbox.attacks import LinfMomentumIterativeFastGradientMethod
 
         from attacks.foolbox_adapter import run_foolbox
 
         config = self.config
         library = LinfMomentumIterativeFastGradientMethod(
-            momentum=config.decay, abs_stepsize=self.config.step, steps=config.steps
+            momentum=config.decay, abs_stepsize=config.step, steps=config.steps
         )
         return run_foolbox(library, surface, x, goal, config.eps)
 
-    def _art(self, surface: Surface, x: Tensor, goal: Goal) -> Tensor:
+    def art(self, surface: Surface, x: Tensor, goal: Goal) -> Tensor:
         from art.attacks.evasion import MomentumIterativeMethod
 
         from attacks.art_adapter import run_art
@@ -73,7 +67,7 @@ class Mim(Attack[MimConfig]):
             lambda classifier: MomentumIterativeMethod(
                 classifier,
                 eps=config.eps,
-                eps_step=self.config.step,
+                eps_step=config.step,
                 decay=config.decay,
                 max_iter=config.steps,
                 targeted=goal.target is not None,

@@ -8,8 +8,9 @@ from pydantic import model_validator
 from torch import Tensor
 
 from attacks.ascent import AscentConfig, ascend
+from attacks.backends import Backed
 from attacks.ball import Ball, BallConfig, most_wrong
-from attacks.contract import Attack, Surface, attack
+from attacks.contract import Surface, attack
 from attacks.goal import Goal
 from benchmark.noise import Noise
 from benchmark.plugin import Norm, param, sweep
@@ -36,7 +37,7 @@ class PgdConfig(AscentConfig, BallConfig):
 
 
 @attack("pgd")
-class Pgd(Attack[PgdConfig]):
+class Pgd(Backed[PgdConfig]):
     """Steps along the gradient (L∞: its sign) from random starts; keeps the most wrong iterate of all."""
 
     stochastic = True
@@ -53,15 +54,8 @@ class Pgd(Attack[PgdConfig]):
         long_enough = config.steps >= 10 and self.config.step * config.steps >= 2 * config.eps
         return long_enough and not config.targeted
 
-    def craft(
-        self, surface: Surface, x: Tensor, labels: Tensor, noise: Noise, start: Tensor | None = None
-    ) -> Tensor:
+    def native(self, surface: Surface, x: Tensor, goal: Goal, noise: Noise, start: Tensor | None) -> Tensor:
         config = self.config
-        goal = config.goal(surface, x, labels, noise)
-        if config.backend == "foolbox":
-            return self._foolbox(surface, x, goal)
-        if config.backend == "art":
-            return self._art(surface, x, goal)
         ball = Ball(x, config.eps, config.distance)
         if start is not None:
             starts = [start]
@@ -70,20 +64,20 @@ class Pgd(Attack[PgdConfig]):
         else:
             starts = [x]
         return most_wrong(
-            ascend(surface, goal, begin, ball, alpha=self.config.step, steps=config.steps) for begin in starts
+            ascend(surface, goal, begin, ball, alpha=config.step, steps=config.steps) for begin in starts
         )
 
-    def _foolbox(self, surface: Surface, x: Tensor, goal: Goal) -> Tensor:
+    def foolbox(self, surface: Surface, x: Tensor, goal: Goal) -> Tensor:
         from foolbox.attacks import L2PGD, LinfPGD
 
         from attacks.foolbox_adapter import run_foolbox
 
         config = self.config
         kind = LinfPGD if config.distance == "linf" else L2PGD
-        library = kind(abs_stepsize=self.config.step, steps=config.steps, random_start=config.random_start)
+        library = kind(abs_stepsize=config.step, steps=config.steps, random_start=config.random_start)
         return run_foolbox(library, surface, x, goal, config.eps)
 
-    def _art(self, surface: Surface, x: Tensor, goal: Goal) -> Tensor:
+    def art(self, surface: Surface, x: Tensor, goal: Goal) -> Tensor:
         from art.attacks.evasion.projected_gradient_descent.projected_gradient_descent_pytorch import (
             ProjectedGradientDescentPyTorch,
         )
@@ -96,7 +90,7 @@ class Pgd(Attack[PgdConfig]):
                 classifier,
                 norm="inf" if config.distance == "linf" else 2,
                 eps=config.eps,
-                eps_step=self.config.step,
+                eps_step=config.step,
                 max_iter=config.steps,
                 num_random_init=config.restarts if config.random_start else 0,
                 targeted=goal.target is not None,

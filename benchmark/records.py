@@ -147,8 +147,7 @@ def _check_budget(cell: Cell, workshop: Workshop) -> None:
     costs = [workshop.meta(score)["costs"] for score in cell.scores]
     passes = max(cost["forwards"] + cost["backwards"] for cost in costs)
     if passes > workshop.budget:
-        allowed = f"the grid's budget of {workshop.budget:.0f} passes per image"
-        raise BudgetError(f"the attacks asked for {passes:.0f}, more than {allowed}")
+        raise BudgetError(f"the attacks asked for {passes:.0f}, more than {workshop.allowance}")
 
 
 def _costs(cell: Cell, workshop: Workshop) -> Row:

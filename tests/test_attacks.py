@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from attacks.apgd_ce import ApgdCe, ApgdCeConfig
 from attacks.apgd_dlr_targeted import ApgdDlrTargeted, ApgdDlrTargetedConfig
@@ -19,21 +19,12 @@ from attacks.noise import GaussianNoise, NoiseConfig
 from attacks.pgd import Pgd, PgdConfig
 from benchmark.noise import Noise
 from benchmark.threats.surfaces import MeteredSurface
-from tests.victims import Victim, convolutional, error
+from tests.victims import Scaled, Victim, convolutional, error
 
 
 @pytest.fixture(scope="module")
 def victim() -> Victim:
     return convolutional()
-
-
-class _Scaled(nn.Module):
-    def __init__(self, factor: float) -> None:
-        super().__init__()
-        self.factor = factor
-
-    def forward(self, scores: Tensor) -> Tensor:
-        return self.factor * scores
 
 
 SAME = [
@@ -61,7 +52,7 @@ def test_the_same_attack_is_as_strong_in_foolbox_and_art(
 def test_a_confident_classifier_still_gives_a_gradient(victim: Victim) -> None:
     """Cross-entropy underflows in float32 at such margins; the direction must not."""
     surface, x, labels = victim.surface, victim.x, victim.labels
-    confident = nn.Sequential(surface.target, _Scaled(1000))
+    confident = nn.Sequential(surface.target, Scaled(1000))
     gradient, _ = loss_gradient(MeteredSurface(confident, 10, (1, 28, 28)), x, labels)
     assert (gradient.abs().flatten(1).amax(dim=1) > 0).all()
 
@@ -135,7 +126,7 @@ def test_random_points_fill_the_ball(victim: Victim) -> None:
 def test_a_sure_classifier_does_not_stop_apgd(victim: Victim) -> None:
     """Where the cross-entropy is zero in float32, its step size would halve for nothing."""
     surface, x, labels = victim.surface, victim.x, victim.labels
-    sure = MeteredSurface(nn.Sequential(surface, _Scaled(1e4)), 10, (1, 28, 28)).eval()
+    sure = MeteredSurface(nn.Sequential(surface, Scaled(1e4)), 10, (1, 28, 28)).eval()
     attack = ApgdCe(ApgdCeConfig(eps=0.06, steps=20))
     plain, scaled = (
         error(surface, attack.craft(s, x, labels, Noise(0, range(len(x)))), labels) for s in (surface, sure)

@@ -19,7 +19,7 @@ from attacks.l_bfgs import LBfgs, LBfgsConfig, together
 from attacks.pgd import Pgd, PgdConfig
 from benchmark.metrics import norms
 from benchmark.threats.surfaces import MeteredSurface
-from tests.victims import Victim, convolutional, dense
+from tests.victims import Scaled, Victim, convolutional, dense
 
 
 @pytest.fixture(scope="module")
@@ -231,18 +231,9 @@ def test_gamma_below_two_pixels_is_refused() -> None:
 )
 def test_the_scale_of_the_scores_does_not_matter(attack: Attack[Any]) -> None:
     victim = dense(20)
-    tiny = MeteredSurface(nn.Sequential(victim.surface.target, _Scaled(1e-12)), 10, (1, 28, 28)).eval()
+    tiny = MeteredSurface(nn.Sequential(victim.surface.target, Scaled(1e-12)), 10, (1, 28, 28)).eval()
     faint = Victim(tiny, victim.x, victim.labels)
     assert faint.error(faint.craft(attack)) >= victim.error(victim.craft(attack)) - 0.15
-
-
-class _Scaled(nn.Module):
-    def __init__(self, factor: float) -> None:
-        super().__init__()
-        self.factor = factor
-
-    def forward(self, scores: Tensor) -> Tensor:
-        return self.factor * scores
 
 
 @pytest.mark.parametrize("backend", ["native", "art"])

@@ -19,6 +19,17 @@ from benchmark.plugin import Config
 from benchmark.threats.surfaces import MeteredSurface
 
 
+class Scaled(nn.Module):
+    """Scores times a factor: a surer or less sure classifier with the same answers."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, scores: Tensor) -> Tensor:
+        return self.factor * scores
+
+
 @dataclass(frozen=True, eq=False)
 class Victim:
     """A classifier with images and labels."""

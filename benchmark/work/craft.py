@@ -41,8 +41,9 @@ def craft(tasks: Sequence[Craft], workshop: Workshop) -> None:
                 start = None if first.start is None else workshop.images(first.start, first.shard)
                 found = [attacks[0].craft(surface, clean.clone(), labels.clone(), noises[0], start)]
         except BudgetError as error:
-            allowed = f"the grid's budget of {workshop.budget:.0f} passes per image"
-            raise BudgetError(f"attack {first.attack.name} asked for more than {allowed}") from error
+            raise BudgetError(
+                f"attack {first.attack.name} asked for more than {workshop.allowance}"
+            ) from error
         except PluginError:
             raise
         except (Exception, SystemExit) as error:  # whatever an attack raises is no robustness: the cell fails

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -70,6 +71,11 @@ class Workshop:
         self._models: OrderedDict[str, nn.Module] = OrderedDict()
         self._results: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
 
+    @property
+    def allowance(self) -> str:
+        """The budget in words."""
+        return f"the grid's budget of {self.budget:.0f} passes per image"
+
     def plugin(self, kind: str, ref: PluginRef) -> tuple[type[Any], Any]:
         """The class of a plugin and its typed configuration."""
         cls = self.registry.get(kind, ref.name).load()
@@ -134,19 +140,15 @@ class Workshop:
         """An untrained target."""
         cls, config = self.plugin("target", task.target)
         shape = self.dataset(task.dataset)
-        try:
+        with _refusals():
             return cls(config, shape.image_shape, len(shape.class_names))  # type: ignore[no-any-return]
-        except ValueError as error:
-            raise PluginError(str(error)) from error
 
     def new_defense(self, ref: PluginRef, dataset: DatasetRef) -> Defense[Any]:
         """An untrained defense."""
         cls, config = self.plugin("defense", ref)
         shape = self.dataset(dataset)
-        try:
+        with _refusals():
             return cls(config, shape.image_shape, len(shape.class_names))  # type: ignore[no-any-return]
-        except ValueError as error:
-            raise PluginError(str(error)) from error
 
     def new_attack(self, ref: PluginRef, dataset: DatasetRef) -> Attack[Any]:
         """An attack, with untrained layers where it has any."""
@@ -154,10 +156,8 @@ class Workshop:
         attack: Attack[Any] = cls(config)
         shape = self.dataset(dataset)
         if attack.trainable:
-            try:
+            with _refusals():
                 attack.build(shape.image_shape, len(shape.class_names))
-            except ValueError as error:
-                raise PluginError(str(error)) from error
         return attack
 
     def attack(self, craft: Craft) -> Attack[Any]:
@@ -205,6 +205,15 @@ class Workshop:
                 cache.popitem(last=False)
         cache.move_to_end(key)
         return cache[key]
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Plugins refuse images of a shape or a number of classes with a ValueError."""
+    try:
+        yield
+    except ValueError as error:
+        raise PluginError(str(error)) from error
 
 
 class Stopwatch:

@@ -16,11 +16,13 @@ from benchmark.noise import Noise
 from benchmark.plugin import Norm, param
 
 _BEYOND = 1e-4
+_FOLLOWED = 4
 
 
 class DeepFoolConfig(LibraryConfig):
-    """`distance`: the norm to minimise; `candidates`: classes considered at each step, best first.
+    """`distance`: the norm to minimise; `candidates`: classes considered, best first.
 
+    Ours considers them all at the first step, and the four with the nearest boundaries at later ones.
     `overshoot`: how far beyond the boundary to end, as a share of the way.
     """
 
@@ -53,10 +55,12 @@ class DeepFool(Backed[DeepFoolConfig]):
         others = others[:, : min(self.config.candidates, surface.num_classes) - 1]
         for _ in range(self.config.steps):
             left = margin(logits, labels[index]) <= 0
-            index, current, total = index[left], current[left], total[left]
+            index, current, total, others = index[left], current[left], total[left], others[left]
             if len(index) == 0:
                 return found
-            total = total + self._step(surface, current, labels[index], others[index])
+            step, distances = self._step(surface, current, labels[index], others)
+            others = others.gather(1, distances.argsort(dim=1)[:, :_FOLLOWED])
+            total = total + step
             current = (x[index] + (1 + self.config.overshoot) * total).clamp_(0, 1)
             found[index] = current
             with torch.no_grad():
@@ -65,8 +69,10 @@ class DeepFool(Backed[DeepFoolConfig]):
         found[lost] = x[lost]
         return found
 
-    def _step(self, surface: Surface, current: Tensor, labels: Tensor, others: Tensor) -> Tensor:
-        """The way to the nearest of the linearised boundaries, and a trifle beyond."""
+    def _step(
+        self, surface: Surface, current: Tensor, labels: Tensor, others: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The way to the nearest of the linearised boundaries and a trifle beyond, and how far each is."""
         current = current.detach().requires_grad_()
         with torch.enable_grad():
             logits = surface(current)
@@ -74,18 +80,19 @@ class DeepFool(Backed[DeepFoolConfig]):
         dual = 2 if self.config.distance == "l2" else 1
         nearest = torch.full((len(current),), float("inf"), device=current.device)
         slopes, gradient = torch.ones_like(nearest), torch.zeros_like(current)
+        distances = torch.empty_like(gaps)
         for k in range(others.shape[1]):
             (down,) = torch.autograd.grad(-gaps[:, k].sum(), current, retain_graph=k + 1 < others.shape[1])
             steepest = down.flatten(1).abs().amax(dim=1)
             steepest = torch.where(steepest > 0, steepest, float("inf"))  # no way leads there
             down = down / per_image(steepest)
             slope = torch.linalg.vector_norm(down.flatten(1), ord=dual, dim=1)
-            distance = gaps[:, k].detach().abs() / steepest / slope
+            distances[:, k] = distance = gaps[:, k].detach().abs() / steepest / slope
             nearer = distance < nearest
             nearest, slopes = torch.where(nearer, distance, nearest), torch.where(nearer, slope, slopes)
             gradient = torch.where(per_image(nearer), down, gradient)
         length = per_image(torch.where(nearest.isfinite(), nearest + _BEYOND, 0.0))
-        return length * (gradient / per_image(slopes) if dual == 2 else gradient.sign())
+        return length * (gradient / per_image(slopes) if dual == 2 else gradient.sign()), distances
 
     def foolbox(self, surface: Surface, x: Tensor, goal: Goal) -> Tensor:
         from foolbox.attacks import L2DeepFoolAttack, LinfDeepFoolAttack

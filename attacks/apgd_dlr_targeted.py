@@ -33,6 +33,8 @@ class ApgdDlrTargeted(AutoPgd[ApgdDlrTargetedConfig]):
     with the target in place of the true class.
     """
 
+    weak_backends = frozenset({"art"})
+
     def craft(
         self, surface: Surface, x: Tensor, labels: Tensor, noise: Noise, start: Tensor | None = None
     ) -> Tensor:

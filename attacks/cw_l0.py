@@ -50,6 +50,8 @@ class CwL0(Tightening[CwL0Config]):
     number of channels.
     """
 
+    weak_backends = frozenset({"art"})
+
     @property
     def norm(self) -> Norm:
         return "l0"

@@ -20,6 +20,7 @@ from benchmark.plugin import Norm, param
 _PROGRESS = 0.9999
 _LARGEST_C = 1e10
 _AGAIN = 4
+_EXPLORING = 5.0
 _INSIDE = 0.999999  # how near the rim of the box the change of variables begins, as in the authors' code
 
 
@@ -29,10 +30,11 @@ class CwL2Config(BackedConfig):
     `search_steps`: values of c tried, from `initial_c` on, ten times the last until one succeeds and by
     bisection then; `abort_early`: give a c up after a tenth of the steps without progress; `lr`: step.
     `box`: what keeps images in [0, 1]. `clip`, the native default, clips them after each step and lets the
-    steps shrink to nothing towards the last; once an image is adversarial, the next values of c go on from
-    the nearest one met, for a quarter of the steps. `tanh` is the paper's change of variables, which the
-    libraries follow: under it pixels at the rim, most of a digit's, take hundreds of steps to come away from
-    it. The authors' settings go with it, `steps: 10000` and `initial_c: 0.001`.
+    steps shrink to nothing towards the last; they begin at five times `lr` until an image is adversarial, and
+    the next values of c go on from the nearest one met, at `lr` and for a quarter of the steps. `tanh` is the
+    paper's change of variables, which the libraries follow: under it pixels at the rim, most of a digit's,
+    take hundreds of steps to come away from it. The authors' settings go with it, `steps: 10000` and
+    `initial_c: 0.001`.
     """
 
     lacks: ClassVar = {"foolbox": frozenset({"box"}), "art": frozenset({"abort_early", "box"})}
@@ -73,6 +75,8 @@ class CwL2(Backed[CwL2Config]):
     Each image has its own c, its own count of steps and its own end: it goes on to its next c, and out of
     the batch, without waiting for the others.
     """
+
+    weak_backends = frozenset({"art"})
 
     @property
     def norm(self) -> Norm:
@@ -116,7 +120,8 @@ class CwL2(Backed[CwL2Config]):
         if self.config.box == "tanh":
             return search.variables + search.adam.step(slope * 2 * images * (1 - images), rate)
         done = search.adam.steps / search.steps
-        step = search.adam.step(slope, rate) * per_image(torch.cos(done * math.pi / 2))
+        exploring = torch.where(search.steps < self.config.steps, 1.0, _EXPLORING)
+        step = search.adam.step(slope, rate) * per_image(exploring * torch.cos(done * math.pi / 2))
         return (search.variables + step).clamp_(0, 1)
 
     def _begin(self, x: Tensor, goal: Goal) -> _Search:

@@ -39,6 +39,8 @@ class CwLinf(Tightening[CwLinfConfig]):
     inside. After the first failure τ is bisected, to within 2 % of the image found.
     """
 
+    weak_backends = frozenset({"art"})
+
     @property
     def most_tries(self) -> int:
         return _MOST_TRIES

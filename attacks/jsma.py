@@ -53,6 +53,8 @@ class Jsma(Backed[JsmaConfig]):
     that are best each by itself.
     """
 
+    weak_backends = frozenset({"art"})
+
     @property
     def norm(self) -> Norm:
         return "l0"

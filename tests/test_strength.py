@@ -10,7 +10,8 @@ import pytest
 
 import benchmark
 from attacks.fgsm import Fgsm
-from tests.strength import judged
+from benchmark.registry import default_registry
+from tests.strength import TABLE, judged, measured, renewed
 
 ROW = {
     "dataset": "d",
@@ -50,9 +51,30 @@ def test_weak_is_less_success_or_a_longer_way(changed: dict[str, Any], weak: boo
         ROW | {"backend": "other"} | changed,
         ROW | {"backend": "other", "attack_success": 0.1, "eps": eps},
     ]
-    table = judged(pd.DataFrame(rows))
+    table = judged(measured(pd.DataFrame(rows)))
     assert list(table["weak"]) == [False, weak, False]
     assert list(table["tuned"]) == [False, False, True]
+
+
+def test_a_part_of_the_table_can_be_measured_anew() -> None:
+    rows = [ROW | {"backend": name, "attack_config": name} for name in ("one", "other")]
+    table = measured(pd.DataFrame(rows))
+    better = measured(pd.DataFrame([rows[1] | {"l2": 0.9}]))
+    assert list(judged(renewed(table, better))["weak"]) == [True, False]
+    with pytest.raises(SystemExit, match="not in strength"):
+        renewed(table, measured(pd.DataFrame([rows[1] | {"attack_config": "third"}])))
+
+
+def test_what_the_published_table_calls_weak_is_what_plugins_say() -> None:
+    """On any of its classifiers and balls: the weaker library must not pass for the stronger one."""
+    published = pd.read_csv(TABLE)
+    assert set(published["target"]) == {"mnist-a", "mnist-c"}
+    registry = default_registry()
+    for name, rows in published.groupby("attack"):
+        plugin: Any = registry.get("attack", str(name)).load()
+        assert plugin.weak_backends == set(rows.loc[rows["weak"], "backend"]), name
+        eps = {"eps": 0.1} if "eps" in plugin.config_type().model_fields else {}
+        assert not plugin(plugin.config_type()(**eps)).weak_backend, name
 
 
 def test_a_weak_backend_is_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,6 +121,6 @@ def test_no_default_is_weak_on_digits(tmp_path: Path) -> None:
         store=tmp_path / "store",
         out=tmp_path / "out",
     )
-    table = judged(records)
+    table = judged(measured(records))
     assert (records["status"] == "ok").all()
     assert not table.loc[table["backend"] == "native", "weak"].any(), table.to_string()

@@ -27,8 +27,11 @@ _INSIDE = 0.999999  # how near the rim of the box the change of variables begins
 class CwL2Config(BackedConfig):
     """`kappa`: by how much the wrong score has to lead; `steps`: of Adam for each constant c, at most.
 
-    `search_steps`: values of c tried, from `initial_c` on, ten times the last until one succeeds and by
-    bisection then; `abort_early`: give a c up after a tenth of the steps without progress; `lr`: step.
+    `search_steps`: values of c tried from the first success on, natively; the libraries count those before it
+    too, each of which is ten times the last, `initial_c` the first. After it c is a tenth of the last until
+    one fails, and bisected then. `abort_early`: give a c up after a tenth of the steps without progress;
+    `lr`: step.
+
     `box`: what keeps images in [0, 1]. `clip`, the native default, clips them after each step and lets the
     steps shrink to nothing towards the last; they begin at five times `lr` until an image is adversarial, and
     the next values of c go on from the nearest one met, at `lr` and for a quarter of the steps. `tanh` is the
@@ -91,7 +94,8 @@ class CwL2(Backed[CwL2Config]):
             images = self._images(search.variables)
             gradient, margins = margin_gradient(surface, search.goal, images)
             nearest.offer(search.index, images, margins, lengths(images - search.clean))
-            search.reached |= margins > config.kappa
+            # what a later c begins at was adversarial before it: that is no success of this one
+            search.reached |= (margins > config.kappa) & ((search.adam.steps > 0) | (search.searches == 0))
             offset = images - search.origin
             missing = (config.kappa - margins).clamp_min(0)
             loss = lengths(offset).square() + search.c * missing
@@ -150,10 +154,12 @@ class CwL2(Backed[CwL2Config]):
         fell = over & search.reached
         search.highest = torch.where(fell, search.c, search.highest)
         search.lowest = torch.where(over & ~fell, search.c, search.lowest)
-        middle = (search.lowest + search.highest) / 2
-        following = torch.where(search.highest.isinf(), 10 * search.c, middle).clamp_max(_LARGEST_C)
+        found = search.highest.isfinite()
+        middle = torch.where(search.lowest > 0, (search.lowest + search.highest) / 2, search.highest / 10)
+        following = torch.where(found, middle, 10 * search.c)
+        lost = over & ~found & (following > _LARGEST_C)
         search.c = torch.where(over, following, search.c)
-        search.searches += over
+        search.searches = torch.where(lost, self.config.search_steps, search.searches + (over & found))
         search.reached &= ~over
         search.loss_before = search.loss_before.masked_fill(over, float("inf"))
         search.adam.reset(over)

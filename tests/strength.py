@@ -79,9 +79,9 @@ def renewed(table: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
 def judged(table: pd.DataFrame) -> pd.DataFrame:
     """The table with `weak` where a library runs an attack weaker than another one does.
 
-    Compared are the default settings, which are the first of an attack and library in one group of same
-    data, classifier, norm and radius: weak is more than 2 points less success than the best, or at equal
-    success a median norm above 1.05 times the least.
+    Compared are the first settings of an attack and library in one group of same data, classifier, norm and
+    radius, which are the defaults unless these do a library injustice: weak is more than 2 points less
+    success than the best, or at equal success a median norm above 1.05 times the least.
     """
     table = table.copy()
     table["tuned"] = table.duplicated([*_GROUP, "backend"])

@@ -236,6 +236,35 @@ def test_the_scale_of_the_scores_does_not_matter(attack: Attack[Any]) -> None:
     assert faint.error(faint.craft(attack)) >= victim.error(victim.craft(attack)) - 0.15
 
 
+@pytest.mark.parametrize("scale", [1e-7, 1e4])
+def test_cw_l2_finds_its_constant_whatever_the_scale_of_the_scores(scale: float) -> None:
+    """The weight of the margin is right within a few powers of ten at most."""
+    victim = convolutional(20)
+    scaled = MeteredSurface(nn.Sequential(victim.surface.target, Scaled(scale)), 10, (1, 28, 28)).eval()
+    norms_at = []
+    for one in (victim, Victim(scaled, victim.x, victim.labels)):
+        images = one.craft(CwL2(CwL2Config(steps=200)))
+        assert one.error(images) == 1
+        norms_at.append(norms(images, one.x)["l2"].mean().item())
+    assert norms_at[1] == pytest.approx(norms_at[0], rel=0.05)
+
+
+class Decoys(nn.Module):
+    """Four classes whose boundaries look near and recede; the fifth's is farther and stays."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        red, others = x[:, 0].flatten(1).mean(dim=1), x[:, 1:].flatten(1).mean(dim=1)
+        decoys = [1 - 0.01 * i - 0.2 * torch.exp(-30 * red) for i in range(1, 5)]
+        return torch.stack([torch.ones_like(red), *decoys, 2 * others], dim=1)
+
+
+@pytest.mark.parametrize("distance", ["l2", "linf"])
+def test_deepfool_looks_beyond_the_nearest_classes(distance: Any) -> None:
+    surface = MeteredSurface(Decoys(), 6, (3, 32, 32)).eval()
+    victim = Victim(surface, torch.full((2, 3, 32, 32), 0.1), torch.zeros(2, dtype=torch.int64))
+    assert victim.error(victim.craft(DeepFool(DeepFoolConfig(distance=distance)))) == 1
+
+
 @pytest.mark.parametrize("backend", ["native", "art"])
 def test_gamma_counts_pixels_of_colour_images(backend: Any) -> None:
     torch.manual_seed(0)

@@ -44,8 +44,8 @@ PAIRS = (
     ),
     # Foolbox's own defaults, but for a tenth of the 10,000 steps
     Pair(CwL2(CwL2Config()), CwL2(CwL2Config(backend="foolbox", steps=1000, initial_c=1e-3)), 20),
-    # the fewest steps by which it comes near
-    Pair(CwL2(CwL2Config()), CwL2(CwL2Config(backend="foolbox", steps=300, lr=0.05)), 20),
+    # the fewest steps by which it comes near; on more images, for medians are close
+    Pair(CwL2(CwL2Config()), CwL2(CwL2Config(backend="foolbox", steps=300, lr=0.05)), 60),
     # ART's own defaults
     Pair(
         CwLinf(CwLinfConfig()),

@@ -75,7 +75,7 @@ def run(
         store=store,
         device=device,
         plugins=plugin or [],
-        only=_pairs(only or []),
+        only=column_values(only or []),
     )
     if dry_run:
         _announce(prepared)
@@ -173,7 +173,12 @@ def new(
     typer.echo(f"  pytest {test}")
 
 
-def _pairs(only: list[str]) -> dict[str, set[str]]:
+def column_values(only: list[str]) -> dict[str, set[str]]:
+    """What `--only` keeps of each column.
+
+    Raises:
+        UserError: Something is not of the form COLUMN=VALUE.
+    """
     pairs: dict[str, set[str]] = {}
     for text in only:
         column, equals, value = text.partition("=")

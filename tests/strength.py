@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 import benchmark
+from benchmark.cli import column_values
 from tests.conftest import REPOSITORY, data_root
 
 _WEAKER = 0.02
@@ -29,7 +30,7 @@ def main(only: list[str]) -> None:
     root = data_root()
     if root is None:
         raise SystemExit("make strength needs the MNIST files: name their folder with BENCH_DATA")
-    chosen = dict(pair.split("=", 1) for pair in only)
+    chosen = column_values(only)
     records = benchmark.run(
         "strength", data=root, out=REPOSITORY / "results" / "runs" / "strength", only=chosen
     )
@@ -42,8 +43,9 @@ def main(only: list[str]) -> None:
     table = measured(records).assign(versions=versions)
     if chosen:
         table = renewed(pd.read_csv(TABLE), table)
-    judged(table).to_csv(TABLE, index=False, float_format="%.4g")
-    print(judged(table).to_string())
+    table = judged(table)
+    table.to_csv(TABLE, index=False, float_format="%.4g")
+    print(table.to_string())
     print(f"written: {TABLE.relative_to(Path.cwd()) if TABLE.is_relative_to(Path.cwd()) else TABLE}")
 
 

@@ -52,11 +52,14 @@ class Backed(Attack[LibraryConfigT]):
         self, surface: Surface, x: Tensor, labels: Tensor, noise: Noise, start: Tensor | None = None
     ) -> Tensor:
         goal = self.config.goal(surface, x, labels, noise)
-        if self.config.backend == "foolbox":
-            return self.foolbox(surface, x, goal)
-        if self.config.backend == "art":
-            return self.art(surface, x, goal)
-        return self.native(surface, x, goal, noise, start)
+        match self.config.backend:
+            case "native":
+                return self.native(surface, x, goal, noise, start)
+            case "foolbox":
+                return self.foolbox(surface, x, goal)
+            case "art":
+                return self.art(surface, x, goal)
+        raise NotImplementedError(f"{type(self).__name__} has no backend {self.config.backend}")
 
     @abstractmethod
     def native(self, surface: Surface, x: Tensor, goal: Goal, noise: Noise, start: Tensor | None) -> Tensor:

@@ -67,8 +67,12 @@ class _Search(Rows):
     highest: Tensor
     reached: Tensor
     loss_before: Tensor
-    steps: Tensor
     searches: Tensor
+
+    @property
+    def found(self) -> Tensor:
+        """Which of them were adversarial at some c that is over, (B,)."""
+        return self.highest.isfinite()
 
 
 @attack("cw-l2")
@@ -95,11 +99,11 @@ class CwL2(Backed[CwL2Config]):
             gradient, margins = margin_gradient(surface, search.goal, images)
             nearest.offer(search.index, images, margins, lengths(images - search.clean))
             # what a later c begins at was adversarial before it: that is no success of this one
-            search.reached |= (margins > config.kappa) & ((search.adam.steps > 0) | (search.searches == 0))
+            search.reached |= (margins > config.kappa) & ((search.adam.steps > 0) | ~search.found)
             offset = images - search.origin
             missing = (config.kappa - margins).clamp_min(0)
             loss = lengths(offset).square() + search.c * missing
-            over = search.adam.steps >= search.steps
+            over = search.adam.steps >= self._steps(search)
             slope = 2 * offset - per_image(search.c * (missing > 0)) * gradient
             search.variables = self._moved(search, images, slope)
             if config.abort_early:
@@ -123,10 +127,15 @@ class CwL2(Backed[CwL2Config]):
         rate = self.config.lr
         if self.config.box == "tanh":
             return search.variables + search.adam.step(slope * 2 * images * (1 - images), rate)
-        done = search.adam.steps / search.steps
-        exploring = torch.where(search.steps < self.config.steps, 1.0, _EXPLORING)
+        done = search.adam.steps / self._steps(search)
+        exploring = torch.where(search.found, 1.0, _EXPLORING)
         step = search.adam.step(slope, rate) * per_image(exploring * torch.cos(done * math.pi / 2))
         return (search.variables + step).clamp_(0, 1)
+
+    def _steps(self, search: _Search) -> Tensor:
+        """How many steps each image has for its c: fewer where it goes on from an adversarial image."""
+        steps = self.config.steps
+        return torch.where(search.found & (self.config.box != "tanh"), -(-steps // _AGAIN), steps)
 
     def _begin(self, x: Tensor, goal: Goal) -> _Search:
         count = len(x)
@@ -145,7 +154,6 @@ class CwL2(Backed[CwL2Config]):
             highest=infinite,
             reached=torch.zeros_like(numbers, dtype=torch.bool),
             loss_before=infinite.clone(),
-            steps=torch.full_like(numbers, self.config.steps),
             searches=torch.zeros_like(numbers, dtype=torch.int64),
         )
 
@@ -154,7 +162,7 @@ class CwL2(Backed[CwL2Config]):
         fell = over & search.reached
         search.highest = torch.where(fell, search.c, search.highest)
         search.lowest = torch.where(over & ~fell, search.c, search.lowest)
-        found = search.highest.isfinite()
+        found = search.found
         middle = torch.where(search.lowest > 0, (search.lowest + search.highest) / 2, search.highest / 10)
         following = torch.where(found, middle, 10 * search.c)
         lost = over & ~found & (following > _LARGEST_C)
@@ -168,9 +176,7 @@ class CwL2(Backed[CwL2Config]):
         """Where the images begin with their next c."""
         begin = search.clean
         if self.config.box != "tanh":
-            found = nearest.size[search.index].isfinite()
-            begin = choose(found, nearest.images[search.index], begin)
-            search.steps = search.steps.masked_fill(found & which, -(-self.config.steps // _AGAIN))
+            begin = choose(search.found, nearest.images[search.index], begin)
         search.variables = choose(which, self._variables(begin), search.variables)
 
     def foolbox(self, surface: Surface, x: Tensor, goal: Goal) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from attacks.backends import LibraryConfig
 from attacks.ball import Ball, BallConfig, choose, per_image
@@ -37,6 +38,12 @@ class AutoPgd(Attack[AutoPgdConfigT]):
     """What the attacks by Auto-PGD share: their facts, and the way through ART."""
 
     stochastic = True
+    grows = True
+
+    def harder(self, times: int) -> Self:
+        fields = ("steps", "restarts") if "restarts" in type(self.config).model_fields else ("steps",)
+        more = {name: times * getattr(self.config, name) for name in fields}
+        return type(self)(type(self.config)(**{**self.config.model_dump(), **more}))
 
     @property
     def norm(self) -> Norm:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from attacks.ascent import AscentConfig, ascend
-from attacks.backends import Backed
+from attacks.ascent import Ascent, AscentConfig, ascend
 from attacks.ball import Ball
 from attacks.contract import Surface, attack
 from attacks.goal import Goal
@@ -21,6 +20,8 @@ class BimConfig(AscentConfig):
     The APE-GAN paper's Table 9 is `steps: 2` with `alpha` as swept there.
     """
 
+    lacks: ClassVar = {"foolbox": frozenset({"loss"}), "art": frozenset({"loss"})}
+
     backend: Literal["native", "foolbox", "art"] = "native"
 
     @property
@@ -29,10 +30,8 @@ class BimConfig(AscentConfig):
 
 
 @attack("bim")
-class Bim(Backed[BimConfig]):
+class Bim(Ascent[BimConfig]):
     """Repeated gradient-sign steps from the clean image; keeps each image's most wrong iterate."""
-
-    takes_start = True
 
     @property
     def norm(self) -> Norm:
@@ -42,7 +41,7 @@ class Bim(Backed[BimConfig]):
         config = self.config
         ball = Ball(x, config.eps, "linf")
         begin = x if start is None else start
-        return ascend(surface, goal, begin, ball, alpha=config.step, steps=config.steps)[0]
+        return ascend(surface, goal, begin, ball, alpha=config.step, steps=config.steps, loss=config.loss)[0]
 
     def foolbox(self, surface: Surface, x: Tensor, goal: Goal) -> Tensor:
         from foolbox.attacks import LinfBasicIterativeAttack

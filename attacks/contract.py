@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from benchmark.datasets.contract import TrainingData
 from benchmark.noise import Noise
@@ -20,7 +21,9 @@ Knowledge = Literal["gradients", "scores", "labels", "nothing"]
 class Surface(nn.Module, ABC):
     """What the attacker optimises against: images (B, C, H, W) in [0, 1] to class scores (B, classes).
 
-    A plain module, metered from inside by the harness; it may be called with any batch.
+    A plain module, metered from inside by the harness; it may be called with any batch. Where `has_latents`,
+    images can be looked for in a latent space as well: `encode` gives latents near an image, `decode` the
+    images of latents, both differentiable.
 
     Args:
         num_classes: Number of classes.
@@ -32,9 +35,22 @@ class Surface(nn.Module, ABC):
         self.num_classes = num_classes
         self.image_shape = image_shape
 
+    @property
+    def has_latents(self) -> bool:
+        """Whether `encode` and `decode` may be called."""
+        return False
+
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
         """Class scores (logits), shape (B, classes)."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Latents (B, …) of images near `x`."""
+        raise NotImplementedError("this surface has no latent space")
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """The images (B, C, H, W) of latents, in [0, 1]."""
+        raise NotImplementedError("this surface has no latent space")
 
 
 class Attack(Plugin[ConfigT], ABC, Generic[ConfigT]):
@@ -45,6 +61,9 @@ class Attack(Plugin[ConfigT], ABC, Generic[ConfigT]):
         stochastic: It draws from `noise`.
         takes_start: `craft` can begin at images other than the clean ones, unless a library runs it.
         needs_determinism: A surface that answers differently when asked again breaks it.
+        needs_latents: It looks for images in the latent space of a surface, and can do without none.
+        grows: `harder` gives more of it, and more of it finds more.
+        single_step: One step along one gradient, which more steps have to beat.
         shares_sweep: `craft_sweep` serves several values of a swept field at once.
         mandatory: A ball of this attack's norm is ranked only where such an attack was run in it; an
             attack whose settings make it weak must say False.
@@ -56,6 +75,9 @@ class Attack(Plugin[ConfigT], ABC, Generic[ConfigT]):
     stochastic: ClassVar[bool] = False
     takes_start: ClassVar[bool] = False
     needs_determinism: ClassVar[bool] = False
+    needs_latents: ClassVar[bool] = False
+    grows: ClassVar[bool] = False
+    single_step: ClassVar[bool] = False
     shares_sweep: ClassVar[bool] = False
     mandatory: ClassVar[bool] = False
     trainable: ClassVar[bool] = False
@@ -86,6 +108,19 @@ class Attack(Plugin[ConfigT], ABC, Generic[ConfigT]):
     def targeted(self) -> bool:
         """Whether the images have to be taken for a class that was given."""
         return bool(getattr(self.config, "targeted", False))
+
+    def harder(self, times: int) -> Self:
+        """The attack with `times` as many steps, and restarts where it has any; only called where `grows`."""
+        raise NotImplementedError(f"{type(self).__name__} says that it grows but has no harder()")
+
+    def unbounded(self) -> Self:
+        """The attack in a ball that holds every image; only called where `mandatory`."""
+        everywhere = 1.0 if self.norm == "linf" else 1000.0
+        return type(self)(type(self.config)(**{**self.config.model_dump(), "eps": everywhere}))
+
+    def losses(self) -> Sequence[Self]:
+        """The attack with each of the losses that it can follow, its own first."""
+        return (self,)
 
     def build(self, image_shape: tuple[int, int, int], num_classes: int) -> None:
         """Make the layers, before `fit` or `craft`; only called when `trainable`.

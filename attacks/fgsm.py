@@ -27,6 +27,8 @@ class FgsmConfig(BackedConfig):
 class Fgsm(Backed[FgsmConfig]):
     """One step of `eps` along the sign of the gradient; one gradient serves a whole sweep of `eps`."""
 
+    single_step = True
+
     @property
     def shares_sweep(self) -> bool:  # type: ignore[override]
         return self.config.backend == "native"

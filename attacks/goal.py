@@ -13,6 +13,8 @@ from attacks.gradients import loss_gradient, margin
 from benchmark.noise import Noise
 from benchmark.plugin import Config
 
+Loss = Literal["ce", "margin"]
+
 _TARGETS = 20170210
 """Seed of the random targets: two attacks, libraries or radii have to aim at the same ones."""
 
@@ -28,8 +30,17 @@ class Goal:
         """How far the goal is reached, shape (B,): a difference of scores, positive when it is."""
         return margin(logits, self.labels) if self.target is None else -margin(logits, self.target)
 
-    def gradient(self, surface: Surface, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The direction that leads there, by cross-entropy (up to a positive factor each), and the logits."""
+    def gradient(self, surface: Surface, x: Tensor, loss: Loss = "ce") -> tuple[Tensor, Tensor]:
+        """The direction that leads there (up to a positive factor for each image), and the logits.
+
+        By the cross-entropy, or by the margin, which looks at the best wrong class alone.
+        """
+        if loss == "margin":
+            x = x.detach().requires_grad_()
+            with torch.enable_grad():
+                logits = surface(x)
+                reached = self.margin(logits).sum()
+            return torch.autograd.grad(reached, x)[0], logits.detach()
         if self.target is None:
             return loss_gradient(surface, x, self.labels)
         away, logits = loss_gradient(surface, x, self.target)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from attacks.ascent import AscentConfig, ascend
-from attacks.backends import Backed
+from attacks.ascent import Ascent, AscentConfig, ascend
 from attacks.ball import Ball
 from attacks.contract import Surface, attack
 from attacks.goal import Goal
@@ -21,19 +20,19 @@ class MimConfig(AscentConfig):
     The paper takes 10 steps of `eps / 10`.
     """
 
+    lacks: ClassVar = {"foolbox": frozenset({"loss"}), "art": frozenset({"loss"})}
+
     decay: float = param(1.0, ge=0)
     backend: Literal["native", "foolbox", "art"] = "native"
 
 
 @attack("mim")
-class Mim(Backed[MimConfig]):
+class Mim(Ascent[MimConfig]):
     """Steps along the sign of a running sum of gradients, each over its mean absolute value.
 
     Keeps each image's most wrong iterate. Foolbox sums gradients as they are, which lets those of less
     certain scores outweigh the others.
     """
-
-    takes_start = True
 
     @property
     def norm(self) -> Norm:
@@ -43,8 +42,16 @@ class Mim(Backed[MimConfig]):
         config = self.config
         ball = Ball(x, config.eps, "linf")
         begin = x if start is None else start
-        alpha, steps, decay = config.step, config.steps, config.decay
-        return ascend(surface, goal, begin, ball, alpha=alpha, steps=steps, decay=decay)[0]
+        return ascend(
+            surface,
+            goal,
+            begin,
+            ball,
+            alpha=config.step,
+            steps=config.steps,
+            loss=config.loss,
+            decay=config.decay,
+        )[0]
 
     def foolbox(self, surface: Surface, x: Tensor, goal: Goal) -> Tensor:
         from foolbox.attacks import LinfMomentumIterativeFastGradientMethod

@@ -7,8 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import model_validator
 from torch import Tensor
 
-from attacks.ascent import AscentConfig, ascend
-from attacks.backends import Backed
+from attacks.ascent import Ascent, AscentConfig, ascend
 from attacks.ball import Ball, BallConfig, most_wrong
 from attacks.contract import Surface, attack
 from attacks.goal import Goal
@@ -22,7 +21,10 @@ class PgdConfig(AscentConfig, BallConfig):
     `restarts` counts runs from random starts; `random_start: false` begins once at the clean image.
     """
 
-    lacks: ClassVar = {"foolbox": frozenset({"restarts"})}  # its own repetition keeps no strongest image
+    lacks: ClassVar = {
+        "foolbox": frozenset({"loss", "restarts"}),  # its own repetition keeps no strongest image
+        "art": frozenset({"loss"}),
+    }
 
     eps: float = sweep(ge=0, le=1000)  # in L2 it may be above 1
     restarts: int = param(1, ge=1)
@@ -37,11 +39,10 @@ class PgdConfig(AscentConfig, BallConfig):
 
 
 @attack("pgd")
-class Pgd(Backed[PgdConfig]):
+class Pgd(Ascent[PgdConfig]):
     """Steps along the gradient (L∞: its sign) from random starts; keeps the most wrong iterate of all."""
 
     stochastic = True
-    takes_start = True
 
     @property
     def norm(self) -> Norm:
@@ -64,8 +65,15 @@ class Pgd(Backed[PgdConfig]):
         else:
             starts = [x]
         return most_wrong(
-            ascend(surface, goal, begin, ball, alpha=config.step, steps=config.steps) for begin in starts
+            ascend(surface, goal, begin, ball, alpha=config.step, steps=config.steps, loss=config.loss)
+            for begin in starts
         )
+
+    def harder(self, times: int) -> Pgd:
+        more = super().harder(times)
+        if not self.config.random_start or self.config.backend == "foolbox":
+            return more
+        return more.changed(restarts=times * self.config.restarts)
 
     def foolbox(self, surface: Surface, x: Tensor, goal: Goal) -> Tensor:
         from foolbox.attacks import L2PGD, LinfPGD

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,9 @@ from benchmark.version import __version__
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["__version__", "run"]
+    from benchmark.outside import Export
+
+__all__ = ["__version__", "export", "run"]
 
 
 def run(
@@ -22,7 +24,7 @@ def run(
     Args:
         grid: A file, the name of a built-in grid, or a mapping with the same keys.
         out: The folder for the files of the run; by default `results/runs/<grid name>`.
-        **options: `data`, `store`, `device`, `plugins`, `only` as in `bench run`.
+        **options: `data`, `store`, `device`, `plugins`, `only`, `sanity` as in `bench run`.
 
     Raises:
         benchmark.errors.UserError: Anything in the grid or the options is wrong.
@@ -34,3 +36,32 @@ def run(
     prepared = prepare(grid, observer, **options)
     finished = run_prepared(prepared, observer, Path(out or f"results/runs/{prepared.grid.name}"))
     return read_records(finished.out)
+
+
+def export(
+    run: str | Path,
+    cell: str,
+    *,
+    data: str | Path | None = None,
+    store: str | Path | None = None,
+    plugins: Sequence[str | Path] = (),
+) -> Export:
+    """The pipeline of a cell as a module, with its clean images and labels, for attacks from outside.
+
+    Args:
+        run: The folder of a run.
+        cell: The key of the cell, or how it begins.
+        data: As in `bench run`.
+        store: As in `bench run`.
+        plugins: As in `bench run`.
+
+    Raises:
+        benchmark.errors.UserError: There is no such run or cell.
+    """
+    from benchmark.display import Silent
+    from benchmark.outside import export as export_from
+    from benchmark.outside import find_cell
+    from benchmark.runs import run_again
+
+    prepared = run_again(Path(run), Silent(), data=data, store=store, plugins=[Path(p) for p in plugins])
+    return export_from(prepared.workshop, find_cell(prepared.plan, cell))

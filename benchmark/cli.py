@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -58,6 +58,9 @@ def run(
         typer.Option("--only", help="Keep cells whose COLUMN=VALUE, e.g. defense=ape-gan; may be repeated."),
     ] = None,
     plugin: Plugins = None,
+    sanity: Annotated[
+        str, typer.Option("--sanity", help="fast, or full: with the checks that take as long as attacks.")
+    ] = "fast",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and stop.")] = False,
 ) -> None:
     """Run a grid: train what is missing, attack, purify, score, write tables. Run again to go on."""
@@ -76,6 +79,7 @@ def run(
         device=device,
         plugins=plugin or [],
         only=column_values(only or []),
+        sanity=_sanity(sanity),
     )
     if dry_run:
         _announce(prepared)
@@ -159,6 +163,58 @@ def check(
 
 
 @app.command()
+def judge(
+    run: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    cell: Annotated[str, typer.Option("--cell", help="The key of the cell, or how it begins.")],
+    images: Annotated[Path, typer.Option("--images", help="A safetensors file with `images` (n, C, H, W).")],
+    origin: Annotated[str, typer.Option("--origin", help="Where they come from, for the records.")],
+    data: Data = None,
+    store: StoreUrl = None,
+    plugin: Plugins = None,
+) -> None:
+    """Count adversarial images made elsewhere: clip, measure and judge them, and rank the run anew."""
+    from benchmark.display import Silent
+    from benchmark.outside import find_cell, hand_in
+    from benchmark.runs import run_again, run_prepared
+
+    observer = Silent()
+    prepared = run_again(run, observer, data=data, store=store, plugins=plugin or [])
+    chosen = find_cell(prepared.plan, cell)
+    hand_in(prepared.workshop, run, chosen, images, origin)
+    finished = run_prepared(prepared, observer, run)
+    row = next(row for row in finished.records if row["key"] == chosen.key)
+    typer.echo(f"error of the cell: {row['error']:.4f}; by route: {row['routes']}")
+
+
+@app.command(name="export")
+def export_cell(
+    run: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    cell: Annotated[str, typer.Option("--cell", help="The key of the cell, or how it begins.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the images and the script.")],
+    data: Data = None,
+    store: StoreUrl = None,
+    plugin: Plugins = None,
+) -> None:
+    """Write a cell for attacks from outside: its clean images, and a script that makes its pipeline."""
+    from benchmark.display import Silent
+    from benchmark.outside import export, find_cell, write_export
+    from benchmark.runs import run_again
+
+    prepared = run_again(run, Silent(), data=data, store=store, plugins=plugin or [])
+    chosen = find_cell(prepared.plan, cell)
+    how = {
+        "run": str(run.resolve()),
+        "cell": chosen.key,
+        "data": None if data is None else str(data.resolve()),
+        "store": store,
+        "plugins": [str(path.resolve()) for path in plugin or []],
+    }
+    write_export(export(prepared.workshop, chosen), chosen, out, how)
+    typer.echo(f"wrote {out / 'images.safetensors'} and {out / 'pipeline.py'}; hand back what you find with")
+    typer.echo(f"  bench judge {run} --cell {chosen.key[:12]} --images FILE --origin TEXT")
+
+
+@app.command()
 def new(
     kind: Annotated[str, typer.Argument(help="What to write: defense.")],
     name: Annotated[str, typer.Argument(help="Its name, in small letters, digits and hyphens.")],
@@ -171,6 +227,12 @@ def new(
     typer.echo(f"wrote {plugin} and {test}; next:")
     typer.echo(f"  bench check {name} --plugin {plugin}")
     typer.echo(f"  pytest {test}")
+
+
+def _sanity(text: str) -> Literal["fast", "full"]:
+    if text not in ("fast", "full"):
+        raise UserError(f"--sanity is fast or full, got {text!r}")
+    return "full" if text == "full" else "fast"
 
 
 def column_values(only: list[str]) -> dict[str, set[str]]:
@@ -226,7 +288,32 @@ def _conclude(finished: Finished) -> None:
     for name in ("records.csv", "leaderboard.csv", "outcomes.parquet", "tables.md", "run.json"):
         if (finished.out / name).exists():
             typer.echo(f"  {finished.out / name}")
+    _tell_eligible(finished)
+    _tell_doubts(finished)
     for reason, count in Counter(row["reason"] for row in finished.failed).items():
         typer.echo(f"failed, {count} cells: {reason}", err=True)
     if finished.failed:
         raise typer.Exit(1)
+
+
+def _tell_doubts(finished: Finished) -> None:
+    """Every doubt that was raised, in how many cells, and what raises it."""
+    from collections import Counter
+
+    from benchmark.flags import FLAGS, is_doubt
+
+    raised = Counter(flag for row in finished.records for flag in (row["flags"] or "").split())
+    doubts = [flag for flag in FLAGS if raised[flag] and is_doubt(flag)]
+    if not doubts:
+        typer.echo("doubts: none that was looked for")
+        return
+    typer.echo("doubts (what each means and what to do: benchmark/FLAGS.md):")
+    for flag in doubts:
+        typer.echo(f"  {flag}, {raised[flag]} cells: {FLAGS[flag].raised_if}")
+
+
+def _tell_eligible(finished: Finished) -> None:
+    """Which defenses keep the rules of RobustBench, whose attacks can be trusted for no others."""
+    told = {f"{row['defense']}: {row['eligible']}": None for row in finished.records if row["eligible"]}
+    if told:
+        typer.echo(f"RobustBench's rules (yes, or what is broken): {'; '.join(told)}")

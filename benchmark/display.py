@@ -10,19 +10,25 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmark.executor import Observer
-from benchmark.tasks import Craft, Task, TrainAttack, TrainDefense, TrainTarget
+from benchmark.tasks import Craft, Effort, Task, TrainAttack, TrainDefense, TrainTarget
 
 _VERBS = {
     "train-target": "training",
     "train-defense": "training",
     "train-attack": "training",
+    "train-substitute": "training",
+    "bank": "purifying training images with",
+    "effort": "looking how much it takes of",
+    "examine": "examining",
+    "slope": "comparing gradients of",
+    "noise-search": "looking among random points for errors of",
     "probe": "probing",
     "craft": "crafting",
     "purify": "purifying",
     "score": "scoring",
 }
-_TRAININGS = ("train-target", "train-defense", "train-attack")
-_HEAVY = (*_TRAININGS, "craft")
+_TRAININGS = ("train-target", "train-defense", "train-attack", "train-substitute")
+_HEAVY = (*_TRAININGS, "bank", "craft", "effort", "noise-search")
 
 _LINE_EVERY = 10.0
 """Seconds between two plain lines of progress."""
@@ -31,9 +37,9 @@ _LINE_EVERY = 10.0
 def describe(task: Task) -> str:
     """A task in a few words."""
     words = f"{_VERBS[task.kind]} {task.label}"
-    if isinstance(task, TrainTarget) and task.role == "source":
-        words += " (source)"
-    if isinstance(task, Craft | TrainAttack):
+    if isinstance(task, TrainTarget) and task.role != "target":
+        words += f" ({task.role})"
+    if isinstance(task, Craft | Effort | TrainAttack):
         words += f" against {task.surface.target.label}"
         if task.surface.purifier is not None:
             words += f" behind {task.surface.purifier.name}"

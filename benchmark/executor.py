@@ -49,7 +49,7 @@ def split_by_store(plan: Plan, workshop: Workshop) -> tuple[list[Task], list[Tas
     """
     stored = {task.key for task in plan.tasks if workshop.store.has(address(task))}
     wanted: dict[str, Task] = {}
-    finals = [task for cell in plan.cells for task in (*cell.probes, *cell.scores)]
+    finals = [task for cell in plan.cells for task in cell.tasks]
     waiting = [task for task in finals if task.key not in stored]
     while waiting:
         task = waiting.pop()

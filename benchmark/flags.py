@@ -5,8 +5,9 @@ A doubt withholds a claim of robustness, never a success: the row prints `error 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,15 @@ from benchmark.threats import THREATS
 _MOVED_SHARE = 0.5
 
 _ENOUGH_DRAWS = 10
+
+_APART = 1e-3
+"""Mean difference of a pixel from which on two outputs are not the same."""
+
+_MOST = 0.5
+
+_COLLAPSED = 0.01
+
+_ALIKE = 0.9
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,54 @@ FLAGS: dict[str, Flag] = {
         "doubt",
         "the trained defense adds more clean error than its gate allows (5 points unless it says otherwise)",
     ),
+    "not-converged": Flag(
+        "doubt",
+        "twice the steps, restarts and draws still break more images, or two losses break different numbers "
+        "of them (preset `strong`)",
+    ),
+    "single-beats-multi": Flag(
+        "doubt",
+        "an attack of many steps broke fewer images than one of a single step in the same ball (p < 0.01)",
+    ),
+    "black-beats-white": Flag(
+        "doubt",
+        "the best gradient attack with the defense in the loop broke fewer images than the best one that "
+        "does not know it, in the same ball (p < 0.01)",
+    ),
+    "not-monotone": Flag(
+        "doubt",
+        "the same attack of many steps broke fewer images in a larger ball (p < 0.01)",
+    ),
+    "noise-beats-attack": Flag(
+        "doubt",
+        "random points of the ball broke images that the attack did not: with noise as an attack of the "
+        "grid, more of them (p < 0.01); in a search of 100 points for each image, any that survived",
+    ),
+    "unbounded-fails": Flag(
+        "doubt",
+        "in a ball that holds every image, another class's included, the attack still left images right",
+    ),
+    "fd-mismatch": Flag(
+        "doubt",
+        "the gradient that attacks follow differs from finite differences (cosine below 0.9) at most images",
+    ),
+    "hidden-randomness": Flag(
+        "doubt",
+        "the same images come out otherwise at a later call or with gradients on; or the pipeline was wrong "
+        "about an image when it was attacked and right when it was judged",
+    ),
+    "batch-dependent": Flag(
+        "doubt",
+        "images come out otherwise alone than among others",
+    ),
+    "target-dependent": Flag(
+        "doubt",
+        "the purified images of a class hardly differ: the defense decides, and the target only reads it",
+    ),
+    "probabilities-not-logits": Flag(
+        "doubt",
+        "the target's scores are probabilities, whose gradients vanish where it is sure",
+    ),
     "incomplete": Flag(
         "doubt",
         "an attack that is mandatory for the ball failed or was not in the grid (leaderboard rows only)",
@@ -60,6 +118,10 @@ FLAGS: dict[str, Flag] = {
         "with the defense in the loop a trained attack broke over 2 points more images than each attack that "
         "the ball requires (leaderboard rows only)",
     ),
+    "inner-optimisation": Flag(
+        "note",
+        "the defense runs an optimisation on each image, whose gradient no attack can follow exactly",
+    ),
     "weak-backend": Flag(
         "note",
         "the library chosen for the attack is known to run it weaker than another one does",
@@ -77,51 +139,131 @@ def is_doubt(name: str) -> bool:
     return FLAGS[name].kind == "doubt"
 
 
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """What the checks of a cell found, as the tasks of `benchmark.tasks.checking` store it.
+
+    Attributes:
+        apart: For each of a few images, how far outputs are apart that should be the same, by way of asking.
+        examined: What else was found of the pipeline.
+        contradicted: Images that the pipeline was wrong about when attacked and right about when judged.
+        efforts: For each surface, how much of the attack it took.
+        slope: Cosines with finite differences, and which images are flat; None where it was not looked for.
+        unbounded: How wrong the pipeline was in the ball that holds every image.
+        noise: Which of the first images random points are wrong about.
+    """
+
+    apart: Mapping[str, NDArray[np.float32]]
+    examined: Mapping[str, Any]
+    contradicted: int
+    efforts: Sequence[Mapping[str, Any]]
+    slope: Mapping[str, NDArray[np.float32]] | None
+    unbounded: NDArray[np.float32] | None
+    noise: NDArray[np.bool_] | None
+
+
 def cell_flags(
+    cell: Cell, *, survives: NDArray[np.bool_], clean_error: float, clean_error_target: float
+) -> list[str]:
+    """The flags that follow from what the cell is.
+
+    Args:
+        cell: The cell.
+        survives: Which images the pipeline gets right under the cell's attack.
+        clean_error: Of the pipeline.
+        clean_error_target: Of the bare target.
+    """
+    found = []
+    threat, purifier = THREATS[cell.threat.name], cell.purifier
+    if threat.starts_from_target_only and not (cell.attack.takes_start or cell.attack.needs_latents):
+        found.append("unchecked:from-target-only")
+    if purifier.trainable and clean_error - clean_error_target > purifier.gate:
+        found.append("purifier-not-trained")
+    if "pipeline" in threat.probes:
+        if purifier.is_cheaper_in_attack:
+            found.append("cheap-surface")
+        if purifier.stochastic:
+            minimal = cell.attack.uses == "gradients" and cell.attack.eps is None
+            if minimal or cell.threat.config["eot"] < _ENOUGH_DRAWS:
+                found.append("few-draws")
+    if any(part.defense.inner_optimisation for part in purifier.parts):
+        found.append("inner-optimisation")
+    if cell.attack.weak_backend:
+        found.append("weak-backend")
+    return found
+
+
+def gradient_flags(
     cell: Cell,
     *,
     survives: NDArray[np.bool_],
     baseline_wrong: NDArray[np.bool_],
-    size: NDArray[np.float64],
     target_blind: NDArray[np.bool_],
     attacked_blind: NDArray[np.bool_],
     lost_gradients: bool,
-    clean_error: float,
-    clean_error_target: float,
 ) -> list[str]:
-    """The flags of one cell.
+    """Whether an attack that follows gradients was given some.
 
     Args:
         cell: The cell.
         survives: Which images the pipeline gets right under the cell's attack.
         baseline_wrong: Which images the bare target gets wrong under the same attack.
-        size: How far each image was moved, in the cell's norm.
         target_blind: At which clean images the bare target has no gradient, of the loss that is followed.
         attacked_blind: The same of what the threat attacks.
         lost_gradients: Whether an attack met gradients that were not numbers.
-        clean_error: Of the pipeline.
-        clean_error_target: Of the bare target.
     """
-    found = []
-    threat = THREATS[cell.threat.name]
-    if threat.starts_from_target_only and not cell.attack.takes_start:
-        found.append("unchecked:from-target-only")
-    if cell.attack.uses == "gradients":
-        blind = target_blind | (baseline_wrong & attacked_blind) | lost_gradients
-        if bool((survives & blind).any()):
-            found.append("zero-gradient")
+    blind = target_blind | (baseline_wrong & attacked_blind) | lost_gradients
+    return ["zero-gradient"] if bool((survives & blind).any()) else []
+
+
+def movement_flags(cell: Cell, *, survives: NDArray[np.bool_], size: NDArray[np.float64]) -> list[str]:
+    """Whether the attack moved the images that survive; `size` is how far, in the cell's norm."""
     eps = cell.attack.eps
-    if eps and cell.attack.norm == "linf" and survives.any() and size[survives].mean() < _MOVED_SHARE * eps:
-        found.append("not-moved")
-    purifier = cell.purifier
-    if purifier.trainable and clean_error - clean_error_target > purifier.gate:
-        found.append("purifier-not-trained")
-    if not threat.images_made_on_target and purifier.is_cheaper_in_attack:
-        found.append("cheap-surface")
-    if purifier.stochastic and not threat.images_made_on_target:
-        minimal = cell.attack.uses == "gradients" and cell.attack.eps is None
-        if minimal or cell.threat.config["eot"] < _ENOUGH_DRAWS:
-            found.append("few-draws")
-    if cell.attack.weak_backend:
-        found.append("weak-backend")
+    bounded = eps is not None and cell.attack.norm == "linf" and not cell.attack.needs_latents
+    if bounded and survives.any() and size[survives].mean() < _MOVED_SHARE * (eps or 0):
+        return ["not-moved"]
+    return []
+
+
+def check_flags(cell: Cell, survives: NDArray[np.bool_], findings: Findings) -> list[str]:
+    """What the checks found, and `unchecked:` for those that were not made."""
+    if not survives.any():
+        return []  # what claims nothing has nothing to withhold
+    found = [flag for flag, raised in _pipeline_doubts(findings).items() if raised]
+    if "preset" in cell.threat.config and cell.attack.grows:
+        if cell.threat.config["preset"] == "fast":
+            found.append("unchecked:not-converged")
+        elif not all(effort["converged"] and effort["agree"] for effort in findings.efforts):
+            found.append("not-converged")
+    if not THREATS[cell.threat.name].knows_all or cell.attack.unbounded is None:
+        return found
+    for flag, raised in _costly_doubts(survives, findings).items():
+        if raised is None:
+            found.append(f"unchecked:{flag}")
+        elif raised:
+            found.append(flag)
     return found
+
+
+def _pipeline_doubts(findings: Findings) -> dict[str, bool]:
+    apart = {how: float((amounts > _APART).mean()) >= _MOST for how, amounts in findings.apart.items()}
+    return {
+        "hidden-randomness": apart["again"] or apart["with_gradients"] or findings.contradicted > 0,
+        "batch-dependent": apart["alone"],
+        "target-dependent": findings.examined["spread"] < _COLLAPSED,
+        "probabilities-not-logits": bool(findings.examined["probabilities"]),
+    }
+
+
+def _costly_doubts(survives: NDArray[np.bool_], findings: Findings) -> dict[str, bool | None]:
+    """By flag: whether it is raised, None where nobody looked."""
+    doubts: dict[str, bool | None] = dict.fromkeys(("fd-mismatch", "unbounded-fails", "noise-beats-attack"))
+    if findings.slope is not None and len(findings.slope["cosine"]):
+        steep = findings.slope["cosine"][~findings.slope["flat"].astype(bool)]
+        doubts["fd-mismatch"] = len(steep) > 0 and float((steep < _ALIKE).mean()) > _MOST
+    if findings.unbounded is not None:
+        doubts["unbounded-fails"] = bool((findings.unbounded < 1).any())
+    if findings.noise is not None:
+        n = min(len(survives), len(findings.noise))
+        doubts["noise-beats-attack"] = bool((survives[:n] & findings.noise[:n]).any())
+    return doubts

@@ -2,63 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from benchmark.evidence import Evidence, Numbers, ball, contest, defense, grouped
 from benchmark.flags import is_doubt
-from benchmark.plan import Cell
-from benchmark.records import Result, Row
+from benchmark.records import Row
 from benchmark.stats import bootstrap_over_seeds, holm, mcnemar_less, wilson
 from benchmark.threats import THREATS
+from benchmark.threats.black_box import BlackBox
+from benchmark.threats.white_box import WhiteBox
 
 # fmt: off
 COLUMNS = (
     "dataset", "target", "target_config", "threat", "threat_config", "norm", "eps", "rank",
     "defense", "defense_config", "control", "n", "seeds", "clean_error", "error", "error_low",
-    "error_high", "bound", "attacks", "flags", "psnr", "ssim", "purify_ms",
+    "error_high", "gap", "bound", "attacks", "flags", "psnr", "ssim", "purify_ms", "eligible",
 )
 # fmt: on
 """The columns of `leaderboard.csv`, in order."""
 
-_TOLERANCE = 1e-6
 _OUTDONE = 0.02
-_Mask = NDArray[np.bool_]
 _Seeds = tuple[Any, Any, Any]
-
-
-@dataclass(frozen=True, eq=False)
-class _Evidence:
-    """What is kept of a cell: its record, and per image whether it was wrong and how far it was moved."""
-
-    cell: Cell
-    row: Row
-    wrong: _Mask
-    clean_wrong: _Mask
-    margin: NDArray[np.float32]
-    clean_margin: NDArray[np.float32]
-    sizes: Mapping[str, NDArray[np.float32]]
-    fidelity: Mapping[str, NDArray[np.float32]]
-
-    @property
-    def ok(self) -> bool:
-        return bool(self.row["status"] == "ok")
-
-    def inside(self, norm: str, eps: float) -> _Mask:
-        """Which of its images lie in the ball, as measured."""
-        return self.sizes[norm] <= eps + _TOLERANCE
 
 
 @dataclass(frozen=True, eq=False)
 class _Standing:
     """A defense in one ball: what was run at its ε, what counts as evidence, and each seed's errors."""
 
-    own: Sequence[_Evidence]
+    own: Sequence[Evidence]
     attacks: Sequence[str]
-    errors: Mapping[_Seeds, _Mask]
+    errors: Mapping[_Seeds, Numbers]
     incomplete: bool
 
     @property
@@ -70,65 +47,35 @@ class _Standing:
         return min(len(errors) for errors in self.errors.values()) if self.errors else 0
 
 
-class Leaderboard:
-    """Collects cells one by one, keeping little of each; `rows` then ranks."""
+def leaderboard(everything: Sequence[Evidence]) -> list[Row]:
+    """One row for each defense in each ball that the grid attacked, ranked within the ball.
 
-    def __init__(self) -> None:
-        self._evidence: list[_Evidence] = []
-
-    def add(self, cell: Cell, result: Result) -> None:
-        """Take a cell into account. Skipped cells do not count; failed ones make rows incomplete."""
-        if result.row["status"] == "skipped":
-            return
-        if result.outcomes is None:
-            none, no = np.zeros(0, dtype=bool), np.zeros(0, dtype=np.float32)
-            self._evidence.append(_Evidence(cell, result.row, none, none, no, no, {}, {}))
-            return
-        values = {name: np.asarray(result.outcomes[name]) for name in result.outcomes.column_names}
-        self._evidence.append(
-            _Evidence(
-                cell,
-                result.row,
-                wrong=values["adversarial"] != values["label"],
-                clean_wrong=values["clean"] != values["label"],
-                margin=values["margin"].astype(np.float32),
-                clean_margin=values["clean_margin"].astype(np.float32),
-                sizes={norm: values[norm].astype(np.float32) for norm in ("l0", "l2", "linf")},
-                fidelity={name: values[name].astype(np.float32) for name in ("psnr", "ssim")},
-            )
-        )
-
-    def rows(self) -> list[Row]:
-        """One row for each defense in each ball that the grid attacked, ranked within the ball."""
-        found: list[Row] = []
-        for group in _grouped(self._evidence, _contest):
-            for ball in _grouped([e for e in group if e.cell.attack.eps is not None], _ball):
-                found += _ball_rows(self._evidence, ball)
-        return found
+    Skipped cells do not count; failed ones make rows incomplete.
+    """
+    found: list[Row] = []
+    for group in grouped(everything, contest):
+        for same_ball in grouped([e for e in group if e.cell.attack.eps is not None], ball):
+            found += _ball_rows(everything, same_ball)
+    return _with_gaps(found)
 
 
-def _contest(evidence: _Evidence) -> tuple[Any, ...]:
-    row = evidence.row
-    return tuple(row[name] for name in ("dataset", "target", "target_config", "threat", "threat_config"))
+def _with_gaps(rows: list[Row]) -> list[Row]:
+    """What the defense loses when the attacker knows it, in rows of the same ball."""
+    unaware = {_without_attacker(row): row["error"] for row in rows if row["threat"] == BlackBox.name}
+    for row in rows:
+        before = unaware.get(_without_attacker(row))
+        if row["threat"] == WhiteBox.name and before is not None and row["error"] is not None:
+            row["gap"] = row["error"] - before
+    return rows
 
 
-def _ball(evidence: _Evidence) -> tuple[Any, ...]:
-    return (evidence.cell.attack.norm, evidence.cell.attack.eps)
+def _without_attacker(row: Row) -> tuple[Any, ...]:
+    names = ("dataset", "target", "target_config", "defense", "defense_config", "norm", "eps")
+    return tuple(row[name] for name in names)
 
 
-def _defense(evidence: _Evidence) -> tuple[Any, ...]:
-    return (evidence.row["defense"], evidence.row["defense_config"])
-
-
-def _grouped(evidence: Iterable[_Evidence], by: Any) -> list[list[_Evidence]]:
-    groups: dict[Any, list[_Evidence]] = {}
-    for member in evidence:
-        groups.setdefault(by(member), []).append(member)
-    return list(groups.values())
-
-
-def _ball_rows(everything: Sequence[_Evidence], ball: list[_Evidence]) -> list[Row]:
-    standings = [_standing(everything, own) for own in _grouped(ball, _defense)]
+def _ball_rows(everything: Sequence[Evidence], own: list[Evidence]) -> list[Row]:
+    standings = [_standing(everything, of_one) for of_one in grouped(own, defense)]
     controls = [standing for standing in standings if standing.control]
     rows = [_row(standing, standing.covered, controls) for standing in standings]
     # What is ranked is compared on the images that all of it has; a row in doubt takes none from the others.
@@ -140,7 +87,7 @@ def _ball_rows(everything: Sequence[_Evidence], ball: list[_Evidence]) -> list[R
     return _ranked(rows)
 
 
-def _standing(everything: Sequence[_Evidence], own: list[_Evidence]) -> _Standing:
+def _standing(everything: Sequence[Evidence], own: list[Evidence]) -> _Standing:
     """Gather all evidence that counts for one defense in one ball."""
     first = own[0]
     threat, norm, eps = first.cell.threat.name, first.cell.attack.norm, first.cell.attack.eps
@@ -151,8 +98,8 @@ def _standing(everything: Sequence[_Evidence], own: list[_Evidence]) -> _Standin
         e
         for e in everything
         if e.cell.threat.name in threats
-        and _defense(e) == _defense(first)
-        and _contest(e)[:3] == _contest(first)[:3]
+        and defense(e) == defense(first)
+        and contest(e)[:3] == contest(first)[:3]
     ]
     errors, attacks = {}, []
     incomplete = any(not e.ok for e in own)
@@ -168,10 +115,10 @@ def _standing(everything: Sequence[_Evidence], own: list[_Evidence]) -> _Standin
     return _Standing(own, list(dict.fromkeys(attacks)), errors, incomplete)
 
 
-def _seed_combinations(own: Sequence[_Evidence], about: Sequence[_Evidence]) -> list[_Seeds]:
+def _seed_combinations(own: Sequence[Evidence], about: Sequence[Evidence]) -> list[_Seeds]:
     """Per training, the seeds of the attacks at this ε; of all its attacks where these draw nothing."""
 
-    def drawn(evidence: Sequence[_Evidence], training: tuple[Any, Any]) -> set[Any]:
+    def drawn(evidence: Sequence[Evidence], training: tuple[Any, Any]) -> set[Any]:
         rows = [e.row for e in evidence if (e.row["target_seed"], e.row["defense_seed"]) == training]
         return {row["attack_seed"] for row in rows} - {None}
 
@@ -181,23 +128,24 @@ def _seed_combinations(own: Sequence[_Evidence], about: Sequence[_Evidence]) -> 
     )
 
 
-def _fits(evidence: _Evidence, seeds: _Seeds) -> bool:
+def _fits(evidence: Evidence, seeds: _Seeds) -> bool:
     row = evidence.row
     own = (row["target_seed"], row["defense_seed"], row["attack_seed"])
     return own[:2] == seeds[:2] and own[2] in (None, seeds[2])
 
 
-def _worst_case(evidence: Sequence[_Evidence], covered: int, norm: str, eps: float) -> _Mask:
+def _worst_case(evidence: Sequence[Evidence], covered: int, norm: str, eps: float) -> Numbers:
     """Which images fall at the worst of what lies in the ball as measured; the clean image always does.
 
     A deterministic pipeline falls to an image if anything broke it. Of a random one, each image's one
     worst candidate is taken by the margins it was selected with, and judged on its own fresh draw: the
     luckiest of several draws is not an error.
     """
-    broken = np.zeros(covered, dtype=bool)
+    broken = np.zeros(covered, dtype=np.float32)
     if not any(member.cell.purifier.stochastic for member in evidence):
         for member in evidence:
-            broken |= (member.clean_wrong | (member.wrong & member.inside(norm, eps)))[:covered]
+            crafted = np.where(member.inside(norm, eps), member.wrong, 0)
+            broken = np.maximum(broken, np.maximum(member.clean_wrong, crafted)[:covered])
         return broken
     worst = np.full(covered, -np.inf, dtype=np.float32)
     for member in evidence:
@@ -223,13 +171,13 @@ def _row(standing: _Standing, n: int, controls: Sequence[_Standing]) -> Row:
     if not standing.errors:
         return row
     errors = np.stack([mask[:n] for mask in standing.errors.values()])
-    low, high = wilson(int(errors.sum()), n) if len(errors) == 1 else bootstrap_over_seeds(errors)
+    low, high = wilson(round(float(errors.sum())), n) if len(errors) == 1 else bootstrap_over_seeds(errors)
     ok = [e for e in standing.own if e.ok]
     row |= {"error": float(errors.mean()), "error_low": low, "error_high": high}
     row["clean_error"] = float(np.mean([e.clean_wrong[:n].mean() for e in ok]))
     row |= {name: float(np.mean([e.fidelity[name][:n].mean() for e in ok])) for name in ("psnr", "ssim")}
     row["purify_ms"] = float(np.mean([e.row["purify_ms"] for e in ok]))
-    flags = _row_flags(standing, bool((~errors).any()), controls, n)
+    flags = _row_flags(standing, bool((errors < 1).any()), controls, n)
     row["flags"] = " ".join(flags)
     row["bound"] = "≥" if any(_withholds(flag) for flag in flags) else "="
     return row
@@ -251,7 +199,7 @@ def _row_flags(standing: _Standing, survivors: bool, controls: Sequence[_Standin
     return flags
 
 
-def _outdone(own: Sequence[_Evidence]) -> bool:
+def _outdone(own: Sequence[Evidence]) -> bool:
     """Whether, with the defense in the loop, a generator found what no gradient attack on each image did."""
     there = [e for e in own if e.ok and not THREATS[e.cell.threat.name].images_made_on_target]
     n = min((len(e.wrong) for e in there), default=0)
@@ -270,7 +218,7 @@ def _compared(standing: _Standing, control: _Standing, n: int) -> float | None:
         return None
     return max(
         (
-            mcnemar_less(ours[:n], theirs[:n])
+            mcnemar_less(ours[:n] > 0.5, theirs[:n] > 0.5)
             for seeds, ours in standing.errors.items()
             for other, theirs in control.errors.items()
             if seeds[0] == other[0] and seeds[2] == other[2]

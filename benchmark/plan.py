@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal
 
 from benchmark.errors import UserError, nearest
 from benchmark.keys import canonical, digest
 from benchmark.refs import AttackRef, DatasetRef, DefenseRef, PluginRef
 from benchmark.tasks import (
     SHARD_SIZE,
+    Craft,
+    Effort,
+    Examine,
+    NoiseSearch,
     Part,
     Probe,
     Protocol,
@@ -22,12 +27,20 @@ from benchmark.tasks import (
     Purify,
     Score,
     Shard,
+    Slope,
     Task,
     TrainDefense,
     TrainTarget,
 )
 from benchmark.threats import ALIASES, THREATS
-from benchmark.threats.contract import Setting
+from benchmark.threats.contract import Setting, ThreatConfig
+
+_FIRST = 64
+"""Images on which efforts are found and costly checks are made."""
+
+_NOISE_SAMPLES = 100
+
+Sanity = Literal["fast", "full"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +49,10 @@ class ThreatRef:
 
     name: str
     config: Mapping[str, Any]
+
+    @cached_property
+    def typed(self) -> ThreatConfig:
+        return THREATS[self.name].config_type(**self.config)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +97,23 @@ class Product:
     attack_seeds: tuple[int, ...]
     sources: Mapping[str, PluginRef]
     """The default source classifier of each data set, by the data set's name."""
+    substitutes: Mapping[str, tuple[PluginRef, ...]] = field(default_factory=dict)
+    """Classifiers that suit each data set, for attackers who train one of their own."""
+
+
+@dataclass(frozen=True, eq=False)
+class Checks:
+    """What is looked for beside errors. The last three are costly, and made where the user asks for them."""
+
+    examine: Examine
+    slope: Slope | None = None
+    unbounded: Score | None = None
+    noise: NoiseSearch | None = None
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        there = (self.examine, self.slope, self.unbounded, self.noise)
+        return tuple(task for task in there if task is not None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +129,20 @@ class Cell:
     n: int
     scores: tuple[Score, ...]
     probes: tuple[Probe, ...]
+    checks: Checks | None = None
     skipped: str | None = None
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """What its row is made of."""
+        return (*self.probes, *(self.checks.tasks if self.checks else ()), *self.scores)
+
+    @property
+    def efforts(self) -> tuple[Effort, ...]:
+        """What was found to be worth it, for each surface."""
+        crafts = [candidate.craft for score in self.scores for candidate in score.candidates]
+        found = [craft.effort for craft in crafts if isinstance(craft, Craft) and craft.effort is not None]
+        return tuple({effort.key: effort for effort in found}.values())
 
     @property
     def key(self) -> str:
@@ -145,7 +192,11 @@ class Plan:
 
 
 def make_plan(
-    products: Iterable[Product], protocol: Protocol, only: Mapping[str, Collection[str]] | None = None
+    products: Iterable[Product],
+    protocol: Protocol,
+    only: Mapping[str, Collection[str]] | None = None,
+    *,
+    sanity: Sanity = "fast",
 ) -> Plan:
     """Expand the products, drop duplicates, keep the cells that `only` admits, order the tasks.
 
@@ -153,13 +204,14 @@ def make_plan(
         products: The blocks of a grid.
         protocol: The harness's part in every key.
         only: Columns of the cell's identity and the values (as text) to keep.
+        sanity: `full` makes the costly checks too.
 
     Raises:
         UserError: `only` names no column, or no cell is left.
     """
     cells: dict[str, Cell] = {}
     for product in products:
-        for cell in _cells(product, protocol):
+        for cell in _cells(product, protocol, sanity):
             cells.setdefault(cell.key, cell)
     kept = [
         cell
@@ -208,7 +260,7 @@ def _read(text: str, like: Any) -> Any:
     return ALIASES.get(text, text) if isinstance(like, str) else text or None
 
 
-def _cells(product: Product, protocol: Protocol) -> Iterator[Cell]:
+def _cells(product: Product, protocol: Protocol, sanity: Sanity) -> Iterator[Cell]:
     for sized, target_ref, target_seed in itertools.product(
         product.datasets, product.targets, product.target_seeds
     ):
@@ -222,7 +274,8 @@ def _cells(product: Product, protocol: Protocol) -> Iterator[Cell]:
                     n = min(limit for limit in (sized.n, chosen.n, met.n) if limit is not None)
                     seeds = product.attack_seeds if met.attack.seeded else (None,)
                     for threat, seed in itertools.product(product.threats, seeds):
-                        yield _cell(target, purifier, met.attack, threat, seed, n)
+                        substitutes = product.substitutes.get(dataset.name, ())
+                        yield _Cells(target, purifier, substitutes, sanity).make(met.attack, threat, seed, n)
 
 
 def _purifiers(
@@ -240,52 +293,99 @@ def _part(defense: DefenseRef, source: TrainTarget, seed: int | None) -> Part:
     return Part(defense, training, seed if defense.stochastic else None)
 
 
-def _cell(
-    target: TrainTarget,
-    purifier: Purifier,
-    attack: AttackRef,
-    threat_ref: ThreatRef,
-    seed: int | None,
-    n: int,
-) -> Cell:
-    protocol = target.protocol
-    threat = THREATS[threat_ref.name]
-    refusal = threat.refuses(attack, purifier)
-    scores: list[Score] = []
-    probes: list[Probe] = []
-    for start in range(0, 0 if refusal else n, SHARD_SIZE):
-        shard = Shard(target.dataset, start, min(start + SHARD_SIZE, n))
-        eot = threat_ref.config.get("eot", 1)
-        setting = Setting(protocol, target, purifier, attack, seed, shard, eot)
-        scores.append(
-            Score(
-                protocol,
-                target=target,
-                purifier=purifier,
-                attack=attack,
-                shard=shard,
-                judge=threat_ref.config["judge"],
-                candidates=threat.candidates(setting),
-                baseline=setting.craft("target"),
-                clean=Purify(protocol, purifier, shard, None),
-                clean_judged=Purify(
-                    protocol, purifier, shard, None, "judge" if purifier.stochastic else "select"
-                ),
-            )
+@dataclass(frozen=True, eq=False)
+class _Cells:
+    """Makes the cells of one purifier in front of one target."""
+
+    target: TrainTarget
+    purifier: Purifier
+    substitutes: tuple[PluginRef, ...]
+    sanity: Sanity
+
+    def make(self, attack: AttackRef, threat: ThreatRef, seed: int | None, n: int) -> Cell:
+        refusal = THREATS[threat.name].refuses(attack, self.purifier)
+        scores: list[Score] = []
+        probes: list[Probe] = []
+        for start in range(0, 0 if refusal else n, SHARD_SIZE):
+            setting = self._setting(attack, threat, seed, n, start)
+            scores.append(self._score(setting, threat))
+            probes += [
+                Probe(self.target.protocol, setting.surface(form), setting.shard)
+                for form in THREATS[threat.name].probes
+            ]
+        return Cell(
+            dataset=self.target.dataset,
+            target=self.target,
+            purifier=self.purifier,
+            attack=attack,
+            threat=threat,
+            attack_seed=seed,
+            n=n,
+            scores=tuple(scores),
+            probes=tuple(probes),
+            checks=None if refusal else self._checks(attack, threat, seed, n, scores[0]),
+            skipped=refusal,
         )
-        probes += [Probe(protocol, setting.surface(form), shard) for form in threat.probes]
-    return Cell(
-        dataset=target.dataset,
-        target=target,
-        purifier=purifier,
-        attack=attack,
-        threat=threat_ref,
-        attack_seed=seed,
-        n=n,
-        scores=tuple(scores),
-        probes=tuple(probes),
-        skipped=refusal,
-    )
+
+    def _setting(
+        self,
+        attack: AttackRef,
+        threat: ThreatRef,
+        seed: int | None,
+        n: int,
+        start: int,
+        stop: int | None = None,
+    ) -> Setting:
+        dataset = self.target.dataset
+        return Setting(
+            self.target.protocol,
+            self.target,
+            self.purifier,
+            attack,
+            seed,
+            shard=Shard(dataset, start, stop or min(start + SHARD_SIZE, n)),
+            first=Shard(dataset, 0, min(_FIRST, n)),
+            config=threat.typed,
+            substitutes=self.substitutes,
+        )
+
+    def _score(self, setting: Setting, threat: ThreatRef) -> Score:
+        draws = setting.config.draws if self.purifier.stochastic else 1
+        names = (
+            ["select"]
+            if not self.purifier.stochastic
+            else ["judge", *(f"judge-{i}" for i in range(1, draws))]
+        )
+        return Score(
+            setting.protocol,
+            target=self.target,
+            purifier=self.purifier,
+            attack=setting.attack,
+            shard=setting.shard,
+            judge=setting.config.judge,
+            candidates=THREATS[threat.name].candidates(setting),
+            baseline=THREATS[threat.name].baseline(setting),
+            clean=self._purify(setting.shard),
+            clean_judged=tuple(self._purify(setting.shard, name) for name in names),
+        )
+
+    def _purify(self, shard: Shard, draw: str = "select") -> Purify:
+        return Purify(self.target.protocol, self.purifier, shard, None, draw)
+
+    def _checks(self, attack: AttackRef, threat: ThreatRef, seed: int | None, n: int, first: Score) -> Checks:
+        protocol = self.target.protocol
+        examine = Examine(protocol, self.target, self.purifier, first.shard, self._purify(first.shard))
+        knows_all = THREATS[threat.name].knows_all
+        if self.sanity == "fast" or not knows_all or attack.eps is None or attack.unbounded is None:
+            return Checks(examine)
+        everywhere = replace(attack, config=attack.unbounded.config, eps=attack.unbounded.eps)
+        setting = self._setting(everywhere, threat, seed, n, 0, min(_FIRST, n))
+        return Checks(
+            examine,
+            slope=Slope(protocol, setting.surface("pipeline"), setting.first),
+            unbounded=self._score(setting, threat),
+            noise=NoiseSearch(protocol, first, _NOISE_SAMPLES),
+        )
 
 
 def _ordered(cells: Iterable[Cell]) -> Iterator[Task]:
@@ -300,5 +400,5 @@ def _ordered(cells: Iterable[Cell]) -> Iterator[Task]:
         yield task
 
     for cell in cells:
-        for task in (*cell.probes, *cell.scores):
+        for task in cell.tasks:
             yield from visit(task)

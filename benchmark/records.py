@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import pyarrow
 from numpy.typing import NDArray
 
 from benchmark.errors import BudgetError, Failure, PluginError, worst
-from benchmark.flags import cell_flags
+from benchmark.flags import Findings, cell_flags, check_flags, gradient_flags, movement_flags
 from benchmark.plan import Cell
 from benchmark.stats import wilson
 from benchmark.tasks import Task
@@ -28,13 +29,16 @@ COLUMNS = (
     "error_target", "error_baseline", "error", "error_low", "error_high", "gain", "attack_success",
     "recovered", "damaged", "error_8bit", "error_top5", "label_error", "psnr_adv", "psnr",
     "ssim_adv", "ssim", "l0", "l2", "linf", "craft_ms", "purify_ms", "forwards", "backwards",
-    "purifies", "flags", "reason", "key",
+    "purifies", "routes", "eligible", "flags", "reason", "key",
 )
 # fmt: on
 """The columns of `records.csv`, in order."""
 
 TIMINGS = ("craft_ms", "purify_ms")
 """The columns that differ between two computations of the same cell."""
+
+_SOME = 0.01
+"""Share of images without a gradient from which on it is no accident of one image."""
 
 Row = dict[str, Any]
 _Array = NDArray[Any]
@@ -59,8 +63,7 @@ def make_record(cell: Cell, failures: Mapping[str, Failure], workshop: Workshop)
     row: Row = dict.fromkeys(COLUMNS) | cell.identity | {"key": cell.key, "flags": "", "reason": ""}
     if cell.skipped:
         return Result(row | {"status": "skipped", "reason": cell.skipped}, None)
-    tasks: tuple[Task, ...] = (*cell.probes, *cell.scores)
-    failure = worst(failures.get(task.key) for task in tasks)
+    failure = worst(failures.get(task.key) for task in cell.tasks)
     if failure is not None:
         return Result(row | {"status": failure.status, "reason": failure.reason}, None)
     try:
@@ -68,6 +71,8 @@ def make_record(cell: Cell, failures: Mapping[str, Failure], workshop: Workshop)
         values = {name: np.asarray(outcomes[name]) for name in outcomes.column_names}
         _check_budget(cell, workshop)
         row |= {"status": "ok"} | _figures(cell, values) | _costs(cell, workshop)
+        row["routes"] = _routes(cell, workshop)
+        row["eligible"] = _eligible(cell, workshop)
         row["flags"] = " ".join(_flags(cell, values, row, workshop))
     except BudgetError as error:
         return Result(row | {"status": "budget", "reason": str(error)}, None)
@@ -80,32 +85,26 @@ def _figures(cell: Cell, values: Mapping[str, _Array]) -> Row:
     labels = values["label"]
     wrong = {
         name: values[name] != labels
-        for name in (
-            "target_clean",
-            "clean",
-            "baseline",
-            "target_adversarial",
-            "adversarial",
-            "adversarial_8bit",
-        )
+        for name in ("target_clean", "clean", "baseline", "target_adversarial", "adversarial_8bit")
     }
-    errors, n = int(wrong["adversarial"].sum()), len(labels)
-    low, high = wilson(errors, n)
+    adversarial, errors, n = values["wrong"], float(values["wrong"].sum()), len(labels)
+    low, high = wilson(round(errors), n)
+    baseline = wrong["baseline"].mean() if cell.scores[0].baseline else None
     row: Row = {
         "clean_error_target": wrong["target_clean"].mean(),
-        "clean_error": wrong["clean"].mean(),
+        "clean_error": values["clean_wrong"].mean(),
         "error_target": wrong["target_adversarial"].mean(),
-        "error_baseline": wrong["baseline"].mean(),
+        "error_baseline": baseline,
         "error": errors / n,
         "error_low": low,
         "error_high": high,
-        "gain": wrong["baseline"].mean() - errors / n,
-        "attack_success": _share(wrong["adversarial"], ~wrong["clean"]),
-        "damaged": _share(wrong["clean"], ~wrong["target_clean"]),
+        "gain": None if baseline is None else baseline - errors / n,
+        "attack_success": _share(adversarial, ~wrong["clean"]),
+        "damaged": _share(values["clean_wrong"], ~wrong["target_clean"]),
         "error_8bit": wrong["adversarial_8bit"].mean(),
     }
     if THREATS[cell.threat.name].images_made_on_target:
-        row["recovered"] = _share(~wrong["adversarial"], wrong["target_adversarial"])
+        row["recovered"] = _share(1 - adversarial, wrong["target_adversarial"])
     if "decided" in values:
         row["label_error"] = (values["decided"] != labels).mean()
     if "in_top5" in values:
@@ -113,7 +112,7 @@ def _figures(cell: Cell, values: Mapping[str, _Array]) -> Row:
     for name in ("psnr_adv", "psnr", "ssim_adv", "ssim"):
         row[name] = values[name].mean()
     for norm in ("l0", "l2", "linf"):
-        distance = np.where(wrong["adversarial"], values[norm], np.inf)[~wrong["clean"]]
+        distance = np.where(adversarial > 0.5, values[norm], np.inf)[~wrong["clean"]]
         row[norm] = np.median(distance) if len(distance) else None
     return {name: None if value is None else float(value) for name, value in row.items()}
 
@@ -122,23 +121,70 @@ def _share(event: _Array, among: _Array) -> float | None:
     return event[among].mean() if among.any() else None
 
 
+def _routes(cell: Cell, workshop: Workshop) -> str:
+    """The error by each way of changing the images, on the draws that they were selected by, as JSON."""
+    found = [workshop.meta(score)["routes"] for score in cell.scores]
+    return json.dumps({route: sum(errors[route] for errors in found) / cell.n for route in found[0]})
+
+
+def _eligible(cell: Cell, workshop: Workshop) -> str | None:
+    """Which of RobustBench's three rules the defense breaks (Croce et al. 2021, section 2), or `yes`.
+
+    Gradients with respect to the image that are not zero, no randomness, no optimisation at inference. Told
+    where the pipeline's gradient was looked at.
+    """
+    if "pipeline" not in THREATS[cell.threat.name].probes:
+        return None
+    broken = {
+        "zero-gradient": _blind(cell, "pipeline", workshop).mean() > _SOME,
+        "random": cell.purifier.stochastic,
+        "optimisation": any(part.defense.inner_optimisation for part in cell.purifier.parts),
+    }
+    return " ".join(rule for rule, is_broken in broken.items() if is_broken) or "yes"
+
+
 def _flags(cell: Cell, values: Mapping[str, _Array], row: Row, workshop: Workshop) -> Iterable[str]:
+    threat = THREATS[cell.threat.name]
+    survives = values["wrong"] < 1
+    found = cell_flags(
+        cell, survives=survives, clean_error=row["clean_error"], clean_error_target=row["clean_error_target"]
+    )
+    if cell.attack.uses == "gradients" and threat.probes:
+        found += gradient_flags(
+            cell,
+            survives=survives,
+            baseline_wrong=values["baseline"] != values["label"],
+            target_blind=_blind(cell, "target", workshop),
+            attacked_blind=_blind(cell, threat.probes[-1], workshop),
+            lost_gradients=any(workshop.meta(score)["costs"]["blind"] for score in cell.scores),
+        )
+    found += movement_flags(cell, survives=survives, size=values[cell.attack.norm or "linf"])
+    return [*found, *check_flags(cell, survives, _findings(cell, workshop))]
+
+
+def _blind(cell: Cell, form: str, workshop: Workshop) -> _Array:
+    """At which clean images a surface has no gradient, of the loss that the attack follows."""
     loss = "stable" if cell.attack.backend == "native" or cell.attack.eps is None else "plain"
+    probes = [probe for probe in cell.probes if probe.surface.form == form]
+    return np.concatenate([workshop.tensors(probe)[loss].numpy() == 0 for probe in probes])
 
-    def blind(form: str) -> _Array:
-        probes = [probe for probe in cell.probes if probe.surface.form == form]
-        return np.concatenate([workshop.tensors(probe)[loss].numpy() == 0 for probe in probes])
 
-    return cell_flags(
-        cell,
-        survives=values["adversarial"] == values["label"],
-        baseline_wrong=values["baseline"] != values["label"],
-        size=values[cell.attack.norm or "linf"],
-        target_blind=blind("target"),
-        attacked_blind=blind(THREATS[cell.threat.name].probes[-1]),
-        lost_gradients=any(workshop.meta(score)["costs"]["blind"] for score in cell.scores),
-        clean_error=row["clean_error"],
-        clean_error_target=row["clean_error_target"],
+def _findings(cell: Cell, workshop: Workshop) -> Findings:
+    """What the checks of a cell found."""
+    checks = cell.checks
+    assert checks is not None
+
+    def numbers(task: Task) -> dict[str, _Array]:
+        return {name: tensor.numpy() for name, tensor in workshop.tensors(task).items()}
+
+    return Findings(
+        apart=numbers(checks.examine),
+        examined=workshop.meta(checks.examine),
+        contradicted=sum(workshop.meta(score)["contradicted"] for score in cell.scores),
+        efforts=[workshop.meta(effort) for effort in cell.efforts],
+        slope=None if checks.slope is None else numbers(checks.slope),
+        unbounded=None if checks.unbounded is None else np.asarray(workshop.table(checks.unbounded)["wrong"]),
+        noise=None if checks.noise is None else numbers(checks.noise)["broken"],
     )
 
 

@@ -44,6 +44,7 @@ class DatasetRef(PluginRef):
 class DefenseRef(PluginRef):
     """A defense on one data set, and the facts that it states.
 
+    `surrogates` are the names of its differentiable stand-ins, `latents` of another with a latent space;
     `train_fields` are those that its weights depend on; `in_attack` is the cheaper setting that attacks
     run, where there is one; `preset_changed` tells that the training is not the one of its preset.
     """
@@ -52,15 +53,26 @@ class DefenseRef(PluginRef):
     stochastic: bool = False
     control: bool = False
     decides_label: bool = False
+    inner_optimisation: bool = False
+    surrogates: tuple[str, ...] = ()
+    latents: str | None = None
     gate: float = 0.05
     train_fields: frozenset[str] = frozenset()
     in_attack: Mapping[str, Any] | None = None
     preset_changed: bool = False
 
 
+@dataclass(frozen=True)
+class Unbounded:
+    """An attack's setting in a ball that holds every image."""
+
+    config: Mapping[str, Any]
+    eps: float
+
+
 @dataclass(frozen=True, eq=False)
 class AttackRef(PluginRef):
-    """An attack and the facts that it states.
+    """An attack and the facts that it states; `unbounded` for attacks that a ball requires.
 
     `sweep_fields` may differ within one shared call; `train_fields` are those that its weights depend on.
     """
@@ -71,11 +83,15 @@ class AttackRef(PluginRef):
     stochastic: bool = False
     takes_start: bool = False
     needs_determinism: bool = False
+    needs_latents: bool = False
+    grows: bool = False
+    single_step: bool = False
     mandatory: bool = False
     targeted: bool = False
     trainable: bool = False
     backend: str = "native"
     weak_backend: bool = False
+    unbounded: Unbounded | None = None
     shares_sweep: bool = False
     sweep_fields: frozenset[str] = frozenset()
     train_fields: frozenset[str] = frozenset()

@@ -16,7 +16,7 @@ from benchmark.errors import Problem, UserError, told
 from benchmark.grid import Block, Choice, Grid
 from benchmark.plan import ChosenAttack, ChosenDefense, Product, SizedDataset, ThreatRef
 from benchmark.plugin import Config, Norm
-from benchmark.refs import AttackRef, DatasetRef, DefenseRef, PluginRef
+from benchmark.refs import AttackRef, DatasetRef, DefenseRef, PluginRef, Unbounded
 from benchmark.registry import Registry
 from defenses.contract import Defense
 
@@ -48,7 +48,7 @@ def resolve(grid: Grid, registry: Registry, data: Path) -> list[Product]:
 
 def _product(block: Block, datasets: dict[tuple[str, str], DatasetRef], registry: Registry) -> Product:
     sized = []
-    sources = {}
+    sources, substitutes = {}, {}
     for choice in block.datasets:
         ref = datasets[choice.entry.name, choice.config.model_dump_json()]
         if choice.n is not None and choice.n > ref.test_size:
@@ -57,6 +57,7 @@ def _product(block: Block, datasets: dict[tuple[str, str], DatasetRef], registry
             )
         sized.append(SizedDataset(ref, choice.n or ref.test_size))
         sources[ref.name] = _default_source(choice, registry)
+        substitutes[ref.name] = _substitutes(choice, registry)
     return Product(
         datasets=tuple(sized),
         targets=tuple(_plugin(choice) for choice in block.targets),
@@ -77,6 +78,7 @@ def _product(block: Block, datasets: dict[tuple[str, str], DatasetRef], registry
         defense_seeds=block.seeds["defense"],
         attack_seeds=block.seeds["attack"],
         sources=sources,
+        substitutes=substitutes,
     )
 
 
@@ -105,9 +107,27 @@ def _dataset(choice: Choice, data: Path) -> DatasetRef:
 
 def _default_source(choice: Choice, registry: Registry) -> PluginRef:
     assert issubclass(choice.plugin, Dataset)
-    entry = registry.get("target", choice.plugin.source)
+    return _target(choice.plugin.source, registry)
+
+
+def _substitutes(choice: Choice, registry: Registry) -> tuple[PluginRef, ...]:
+    assert issubclass(choice.plugin, Dataset)
+    return tuple(_target(name, registry) for name in choice.plugin.substitutes)
+
+
+def _target(name: str, registry: Registry) -> PluginRef:
+    """A target with its default parameters."""
+    entry = registry.get("target", name)
     plugin = entry.load()
     return _plugin(Choice(entry, plugin, plugin.config_type()()))
+
+
+def _unbounded(attack: Attack[Any]) -> Unbounded | None:
+    if not attack.mandatory or attack.eps is None:
+        return None
+    everywhere = attack.unbounded()
+    assert everywhere.eps is not None
+    return Unbounded(everywhere.config.model_dump(mode="json"), everywhere.eps)
 
 
 def _defense(choice: Choice, dataset: str) -> DefenseRef:
@@ -138,6 +158,9 @@ def _defense(choice: Choice, dataset: str) -> DefenseRef:
         stochastic=defense.stochastic,
         control=defense.control,
         decides_label=defense.decides_label,
+        inner_optimisation=defense.inner_optimisation,
+        surrogates=tuple(defense.surrogates),
+        latents=defense.latents,
         gate=gate,
         train_fields=train_fields,
         in_attack=in_attack,
@@ -172,7 +195,11 @@ def _attack(choice: Choice) -> AttackRef:
         stochastic=attack.stochastic,
         takes_start=attack.takes_start and attack.backend == "native",
         needs_determinism=attack.needs_determinism,
+        needs_latents=attack.needs_latents,
+        grows=attack.grows and attack.eps is not None,
+        single_step=attack.single_step,
         mandatory=attack.mandatory,
+        unbounded=_unbounded(attack),
         targeted=attack.targeted,
         trainable=attack.trainable,
         backend=attack.backend,

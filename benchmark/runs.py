@@ -12,18 +12,23 @@ from typing import Any
 import pandas as pd
 import torch
 
+from benchmark.comparisons import add_flags
 from benchmark.errors import UserError
+from benchmark.evidence import evidence_of
 from benchmark.executor import Execution, Observer, execute
 from benchmark.grid import Grid, load_grid
 from benchmark.leaderboard import COLUMNS as LEADERBOARD_COLUMNS
-from benchmark.leaderboard import Leaderboard
+from benchmark.leaderboard import leaderboard
 from benchmark.output import OutcomesFile, open_out, write_csv, write_json, write_text
-from benchmark.plan import Plan, make_plan
+from benchmark.outside import handed_in, with_outside
+from benchmark.plan import Plan, Sanity, make_plan
 from benchmark.provenance import provenance
 from benchmark.records import COLUMNS, Row, make_record
 from benchmark.registry import default_registry
 from benchmark.resolve import resolve
 from benchmark.store import Store, default_store
+from benchmark.substitutes import COLUMNS as SUBSTITUTE_COLUMNS
+from benchmark.substitutes import substitute_rows
 from benchmark.tables import markdown
 from benchmark.work.perform import perform, protocol
 from benchmark.work.workshop import Workshop
@@ -49,6 +54,7 @@ class Prepared:
     grid: Grid
     plan: Plan
     workshop: Workshop
+    only: Mapping[str, Collection[str]]
 
 
 def default_data() -> Path:
@@ -83,6 +89,7 @@ def prepare(
     device: str = "auto",
     plugins: Sequence[str | Path] = (),
     only: Mapping[str, str | Collection[str]] | None = None,
+    sanity: Sanity = "fast",
 ) -> Prepared:
     """Validate a grid and plan it.
 
@@ -95,11 +102,11 @@ def prepare(
     opened = Store(str(store or default_store()), observer.warn)
     root = Path(data or default_data())
     wanted = {name: [value] if isinstance(value, str) else value for name, value in (only or {}).items()}
-    plan = make_plan(resolve(grid, registry, root), protocol(), wanted)
+    plan = make_plan(resolve(grid, registry, root), protocol(), wanted, sanity=sanity)
     grid = replace(grid, name=f"{grid.name}-only") if wanted else grid  # a part must not pass for the whole
     budget = float("inf") if grid.budget is None else grid.budget
     workshop = Workshop(registry, opened, root, chosen, observer.training, perform, budget)
-    return Prepared(grid, plan, workshop)
+    return Prepared(grid, plan, workshop, wanted)
 
 
 def run_prepared(prepared: Prepared, observer: Observer, out: Path) -> Finished:
@@ -109,19 +116,48 @@ def run_prepared(prepared: Prepared, observer: Observer, out: Path) -> Finished:
         UserError: `out` cannot be written.
     """
     open_out(out)
-    execution = execute(prepared.plan, prepared.workshop, observer)
-    records, board = [], Leaderboard()
+    plan = with_outside(prepared.plan, handed_in(out))
+    execution = execute(plan, prepared.workshop, observer)
+    records: list[Row] = []
+    substitutes: list[Row] = []
+    evidence = []
     with OutcomesFile(out / "outcomes.parquet") as outcomes:
-        for cell in prepared.plan.cells:
+        for planned, cell in zip(prepared.plan.cells, plan.cells, strict=True):
             result = make_record(cell, execution.failures, prepared.workshop)
+            result.row["key"] = planned.key  # images handed in make no other cell
             records.append(result.row)
+            substitutes += substitute_rows(cell, result.row, prepared.workshop)
             outcomes.add(cell, result)
-            board.add(cell, result)
+            evidence.append(evidence_of(cell, result))
+    there = [member for member in evidence if member is not None]
+    add_flags(there)
     write_csv(out / "records.csv", COLUMNS, records)
-    write_csv(out / "leaderboard.csv", LEADERBOARD_COLUMNS, board.rows())
+    write_csv(out / "leaderboard.csv", LEADERBOARD_COLUMNS, leaderboard(there))
+    if substitutes:
+        write_csv(out / "substitutes.csv", SUBSTITUTE_COLUMNS, substitutes)
     write_text(out / "tables.md", markdown(read_records(out), prepared.grid.name))
     write_json(out / "run.json", _run_json(prepared))
     return Finished(out, records, execution)
+
+
+def run_again(
+    run: Path,
+    observer: Observer,
+    *,
+    data: str | Path | None,
+    store: str | Path | None,
+    plugins: Sequence[Path],
+) -> Prepared:
+    """The grid of a run that is over, planned as it was.
+
+    Raises:
+        UserError: The folder holds no run, or its grid cannot be planned any more.
+    """
+    about = run / "run.json"
+    if not about.is_file():
+        raise UserError(f"no run in {run}: there is no run.json", hint="make one with `bench run --out`")
+    told = json.loads(about.read_text(encoding="utf-8"))
+    return prepare(told["grid"], observer, data=data, store=store, plugins=plugins, only=told["only"])
 
 
 def read_records(out: Path) -> pd.DataFrame:
@@ -157,6 +193,7 @@ def _run_json(prepared: Prepared) -> dict[str, Any]:
     return {
         "name": prepared.grid.name,
         "grid": prepared.grid.data,
+        "only": {name: sorted(values) for name, values in prepared.only.items()},
         "resolved": {"datasets": datasets, "cells": [cell.identity | {"key": cell.key} for cell in cells]},
         **provenance(str(prepared.workshop.device)),
     }

@@ -43,11 +43,11 @@ def holm(p_values: Sequence[float], level: float = 0.05) -> list[bool]:
     return rejected
 
 
-def bootstrap_over_seeds(errors: NDArray[np.bool_]) -> tuple[float, float]:
+def bootstrap_over_seeds(errors: NDArray[np.float32]) -> tuple[float, float]:
     """95 % interval of the mean error by hierarchical bootstrap: seeds first, then images.
 
     Args:
-        errors: Shape (seeds, images): which images each trained instance gets wrong.
+        errors: Shape (seeds, images): how wrong each trained instance is about each image.
     """
     random = np.random.default_rng(0)
     seeds, images = errors.shape

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
@@ -12,6 +13,24 @@ from torch import Tensor, nn
 from benchmark.datasets.contract import TrainingData
 from benchmark.noise import Noise
 from benchmark.plugin import ConfigT, Plugin, named
+
+Scorer = Callable[[Tensor], Tensor]
+"""Images (B, C, H, W) to class scores (B, classes)."""
+
+
+@dataclass(frozen=True)
+class Surrogate:
+    """A differentiable stand-in for a pipeline.
+
+    Attributes:
+        scores: Images to class scores.
+        encode: Images to latents (B, …) of images near them; None where there is no latent space.
+        decode: Latents to images in [0, 1].
+    """
+
+    scores: Scorer
+    encode: Callable[[Tensor], Tensor] | None = None
+    decode: Callable[[Tensor], Tensor] | None = None
 
 
 class Defense(Plugin[ConfigT], nn.Module, ABC, Generic[ConfigT]):
@@ -25,6 +44,10 @@ class Defense(Plugin[ConfigT], nn.Module, ABC, Generic[ConfigT]):
         stochastic: Two calls may differ. All randomness must come from `noise`.
         inner_optimisation: `purify` runs an optimisation loop.
         control: A placebo, which claims nothing; the yardstick of the real defenses.
+        surrogates: Names of differentiable stand-ins for the pipeline, which `surrogate` makes: maps from
+            images to class scores such that what fools them tends to fool the pipeline. They are attacked
+            in addition to the pipeline itself, never in its place.
+        latents: The name of another one, with a latent space, for attacks that search there.
         decides_label: It classifies the image on its way; see `purify_and_decide`.
         gate: How much clean error (a fraction) training may add before the row is marked
             `purifier-not-trained`; `gates` has other figures for data sets by name.
@@ -42,6 +65,8 @@ class Defense(Plugin[ConfigT], nn.Module, ABC, Generic[ConfigT]):
     stochastic: ClassVar[bool] = False
     inner_optimisation: ClassVar[bool] = False
     control: ClassVar[bool] = False
+    surrogates: ClassVar[tuple[str, ...]] = ()
+    latents: ClassVar[str | None] = None
     decides_label: ClassVar[bool] = False
     gate: ClassVar[float] = 0.05
     gates: ClassVar[Mapping[str, float]] = {}
@@ -73,6 +98,16 @@ class Defense(Plugin[ConfigT], nn.Module, ABC, Generic[ConfigT]):
         Only called where `decides_label`; `purify(x, noise)` must give the same images.
         """
         raise NotImplementedError(f"{type(self).__name__} says that it decides labels but does not say how")
+
+    def surrogate(self, name: str, target: Scorer, noise: Noise) -> Surrogate:
+        """The stand-in of that name; only called for `surrogates` and `latents`.
+
+        Args:
+            name: One of `surrogates`, or `latents`.
+            target: What comes after this purifier: images to class scores.
+            noise: For whatever it draws.
+        """
+        raise NotImplementedError(f"{type(self).__name__} names surrogates but makes none")
 
     @classmethod
     def in_attack(cls, config: ConfigT) -> ConfigT | None:

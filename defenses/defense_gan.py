@@ -17,10 +17,13 @@ from benchmark.datasets.contract import TrainingData
 from benchmark.noise import Noise
 from benchmark.plugin import Config, infer, train
 from benchmark.training import Loop
-from defenses.contract import Defense, defense
+from defenses.contract import Defense, Scorer, Surrogate, defense
 from defenses.learning import Goal, check_small, update
 
 _PLATEAU_WINDOW = 20
+
+_INVERSION = 100
+"""Iterations by which latents are found for an attack that searches among them."""
 
 _STEP_APART = 0.7
 """More than two images of one ball differ anywhere, less than images of different things do."""
@@ -111,6 +114,8 @@ class DefenseGan(Defense[DefenseGanConfig]):
     trainable = True
     stochastic = True
     inner_optimisation = True
+    surrogates = ("encoder",)
+    latents = "generator"
     gate = 0.10
     gates: ClassVar[Mapping[str, float]] = {"fashion-mnist": 0.15}
 
@@ -149,6 +154,22 @@ class DefenseGan(Defense[DefenseGanConfig]):
             self._memory = _Memory(x, latents)
         with torch.no_grad():
             return self.generator(latents)  # type: ignore[no-any-return]
+
+    def surrogate(self, name: str, target: Scorer, noise: Noise) -> Surrogate:
+        """`encoder`: what the generator makes of the encoder's latent, in place of the projection's.
+
+        `generator`: the target alone, with latents that the projection finds: what the generator made itself
+        the projection leaves as it is, so there the target decides.
+        """
+        if name == "encoder":
+            return Surrogate(lambda x: target(self.generator(self.encoder(x))))
+        return Surrogate(target, encode=self._invert, decode=self.generator)
+
+    def _invert(self, x: Tensor) -> Tensor:
+        """The latent (B, latent) of the nearest image that a short projection from the encoder's finds."""
+        with torch.no_grad():
+            starts = self.encoder(x)[:, None]
+        return _Projection(self.generator, self.config, x, starts, _INVERSION).run()
 
     def fit(self, data: TrainingData, source: nn.Module, generator: torch.Generator) -> None:
         self._fit_generator(data, source, generator)

@@ -17,11 +17,13 @@ from benchmark.datasets.contract import TrainingData
 from benchmark.noise import Noise
 from benchmark.plugin import Config, infer, train
 from benchmark.training import Loop, steps_of
-from defenses.contract import Defense, defense
+from defenses.contract import Defense, Scorer, Surrogate, defense
 from defenses.learning import Goal, check_small
 
 _FILTERS = 32
 _HIDDEN = 1024
+
+_SOFTNESS = 0.1
 
 
 class PuVaeConfig(Config):
@@ -90,6 +92,7 @@ class PuVae(Defense[PuVaeConfig]):
     trainable = True
     stochastic = True
     decides_label = True
+    surrogates = ("soft-selection", "selection")
     gate = 0.10
     gates: ClassVar[Mapping[str, float]] = {"fashion-mnist": 0.15}
 
@@ -105,6 +108,33 @@ class PuVae(Defense[PuVaeConfig]):
         return self.purify_and_decide(x, noise)[0]
 
     def purify_and_decide(self, x: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        made = self._under_every_label(x, noise)
+        with torch.no_grad():
+            nearest = _distances(made, x).argmin(dim=1)
+        return made[torch.arange(len(x), device=x.device), nearest], nearest % self.num_classes
+
+    def surrogate(self, name: str, target: Scorer, noise: Noise) -> Surrogate:
+        """`soft-selection`: the scores of all reconstructions, weighed by how near they are.
+
+        `selection`: minus the distance to the nearest reconstruction under each label, so that to fool it is
+        to make the defense choose another label's. Distances are taken over their spread in both.
+        """
+
+        def soft_selection(x: Tensor) -> Tensor:
+            made = self._under_every_label(x, noise)
+            apart = _distances(made, x)
+            weights = (-apart / (_SOFTNESS * apart.detach().std(dim=1, keepdim=True))).softmax(dim=1)
+            return target((weights[:, :, None, None, None] * made).sum(dim=1))
+
+        def selection(x: Tensor) -> Tensor:
+            apart = _distances(self._under_every_label(x, noise), x)
+            apart = apart.reshape(len(x), -1, self.num_classes).amin(dim=1)
+            return -apart / apart.detach().std(dim=1, keepdim=True)
+
+        return Surrogate({"soft-selection": soft_selection, "selection": selection}[name])
+
+    def _under_every_label(self, x: Tensor, noise: Noise) -> Tensor:
+        """Reconstructions (B, samples · classes, C, H, W), the labels of each sample in turn."""
         config = self.config
         batch, classes = len(x), self.num_classes
         mean, std = self.encoder.for_every_label(x)
@@ -112,11 +142,7 @@ class PuVae(Defense[PuVaeConfig]):
         latents = mean[:, None] + config.noise * std[:, None] * drawn
         labels = torch.arange(classes, device=x.device).repeat(batch * config.samples)
         made = self.decoder(latents.reshape(-1, config.latent), labels)
-        made = made.reshape(batch, config.samples * classes, *x.shape[1:])
-        with torch.no_grad():
-            distances = (made - x[:, None]).square().flatten(2).mean(dim=2)  # the root keeps the order
-            nearest = distances.argmin(dim=1)
-        return made[torch.arange(batch, device=x.device), nearest], nearest % classes
+        return made.reshape(batch, config.samples * classes, *x.shape[1:])  # type: ignore[no-any-return]
 
     def fit(self, data: TrainingData, source: nn.Module, generator: torch.Generator) -> None:
         config = self.config
@@ -144,6 +170,11 @@ class PuVae(Defense[PuVaeConfig]):
 
     def _with_fixed_noise(self, x: Tensor) -> Tensor:
         return self.purify(x, Noise(0, range(len(x))))
+
+
+def _distances(made: Tensor, x: Tensor) -> Tensor:
+    """The mean squared error of each reconstruction (B, reconstructions): its root keeps the order."""
+    return (made - x[:, None]).square().flatten(2).mean(dim=2)
 
 
 class Encoder(nn.Module):

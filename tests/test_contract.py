@@ -413,6 +413,6 @@ def test_a_random_defense_is_judged_on_other_draws_than_it_was_chosen_by(
     for cell in prepared.plan.cells:
         (score,) = cell.scores
         chosen_by, judged = (
-            prepared.workshop.tensors(task)["images"] for task in (score.clean, score.clean_judged)
+            prepared.workshop.tensors(task)["images"] for task in (score.clean, *score.clean_judged)
         )
         assert torch.equal(chosen_by, judged) == (cell.purifier.name == "identity")

@@ -82,9 +82,9 @@ def _score(**changes: Any) -> Score:
         shard=FIRST,
         judge="one",
         candidates=(Candidate("target-only", craft, _purify(images=craft)),),
-        baseline=craft,
+        baseline=(craft,),
         clean=_purify(),
-        clean_judged=_purify(),
+        clean_judged=(_purify(),),
     )
     return replace(score, **changes)
 
@@ -286,9 +286,9 @@ def test_the_noise_of_an_attack_is_another_for_each_seed_surface_and_start() -> 
         _score(shard=SECOND),
         _score(judge="worst"),
         _score(candidates=()),
-        _score(baseline=_craft(seed=1)),
+        _score(baseline=(_craft(seed=1),)),
         _score(clean=_purify(shard=SECOND)),
-        _score(clean_judged=_purify(draw="judge")),
+        _score(clean_judged=(_purify(draw="judge"),)),
         _score(candidates=(Candidate("exact", _craft(), _purify(images=_craft())),)),
         _score(candidates=(Candidate("target-only", None, _purify()),)),
     ],
@@ -353,7 +353,7 @@ def test_tasks_of_two_kinds_never_share_a_key() -> None:
 def test_every_task_names_all_that_it_reads() -> None:
     on_target, on_pipeline = _craft(), _craft("pipeline")
     purified = _purify(images=on_pipeline)
-    score = _score(candidates=(Candidate("exact", on_pipeline, purified),), baseline=on_target)
+    score = _score(candidates=(Candidate("exact", on_pipeline, purified),), baseline=(on_target,))
     assert {need.key for need in score.needs()} == {
         _target().key,
         _training().key,

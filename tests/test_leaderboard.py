@@ -10,15 +10,45 @@ import pandas as pd
 import pyarrow
 import pytest
 
-from benchmark.leaderboard import Leaderboard
+from benchmark.evidence import evidence_of
+from benchmark.leaderboard import leaderboard
 from benchmark.plan import Cell, ChosenAttack, ChosenDefense, Product, SizedDataset, ThreatRef, make_plan
 from benchmark.records import COLUMNS, Result
 from benchmark.refs import AttackRef, DatasetRef, DefenseRef, PluginRef
-from benchmark.tasks import Protocol, Purifier
+from benchmark.tasks import (
+    Bank,
+    Craft,
+    Effort,
+    Examine,
+    Probe,
+    Protocol,
+    Purifier,
+    Purify,
+    Score,
+    TrainAttack,
+    TrainDefense,
+    TrainSubstitute,
+    TrainTarget,
+)
 from benchmark.threats import THREATS
 
 N = 100
-KINDS = ("train-target", "train-defense", "train-attack", "probe", "craft", "purify", "score")
+KINDS = [
+    task.kind
+    for task in (
+        TrainTarget,
+        TrainDefense,
+        TrainAttack,
+        TrainSubstitute,
+        Bank,
+        Probe,
+        Effort,
+        Craft,
+        Purify,
+        Examine,
+        Score,
+    )
+]
 
 
 def attack(name: str, eps: float | None = 0.3, norm: str = "linf", mandatory: bool = False) -> AttackRef:
@@ -65,7 +95,8 @@ def result(
     labels = np.zeros(n, dtype=int)
     predictions = labels.copy()
     predictions[list(wrong)] = 1
-    table = {"label": labels, "clean": labels, "adversarial": predictions}
+    table = {"label": labels, "wrong": predictions.astype(float), "clean_wrong": np.zeros(n)}
+    table["loop_wrong"] = predictions == 1
     margins = np.where(predictions == 1, 1.0, -1.0) if margins is None else np.asarray(margins, dtype=float)
     table |= {"margin": margins, "clean_margin": np.full(n, -2.0)}
     table |= {norm: np.full(n, linf) for norm in ("l0", "l2", "linf")}
@@ -74,10 +105,8 @@ def result(
 
 
 def board(cases: list[tuple[Cell, Result]], threat: str = "white-box") -> pd.DataFrame:
-    leaderboard = Leaderboard()
-    for cell, cell_result in cases:
-        leaderboard.add(cell, cell_result)
-    rows = pd.DataFrame(leaderboard.rows())
+    evidence = [evidence_of(cell, cell_result) for cell, cell_result in cases]
+    rows = pd.DataFrame(leaderboard([member for member in evidence if member is not None]))
     return rows[rows["threat"] == threat].set_index("defense")
 
 
@@ -246,4 +275,7 @@ def test_the_file_has_every_column(small_run, tmp_path: Path) -> None:
     written = pd.read_csv(tmp_path / "out" / "leaderboard.csv")
     assert set(written["defense"]) == {"identity", "shift"}
     assert written["rank"].tolist() == [1, 1, 1, 1]
+    unaware, aware = (written[written["threat"] == name] for name in ("black-box", "white-box"))
+    assert unaware["gap"].isna().all()
+    assert aware["gap"].tolist() == pytest.approx((aware["error"].values - unaware["error"].values).tolist())
     assert "below-control" in written.set_index("defense").loc["shift", "flags"].iloc[0]

@@ -108,6 +108,8 @@ class Dataset(Plugin[ConfigT], ABC, Generic[ConfigT]):
     class_names: ClassVar[Sequence[str]]
     source: ClassVar[str]
     validation_size: ClassVar[int]
+    substitutes: ClassVar[Sequence[str]] = ()
+    """Targets that suit its images, of which an attacker without the target trains one of another name."""
 
     def __init__(self, config: ConfigT, root: Path) -> None:
         super().__init__(config)

@@ -26,6 +26,7 @@ class Digits(Dataset[Config]):
     image_shape = (1, 28, 28)
     class_names = tuple(str(digit) for digit in range(10))
     source = "mnist-c"
+    substitutes = ("mnist-c", "mnist-a")
     validation_size = 200
 
     def prepare(self) -> None:

@@ -26,6 +26,7 @@ class _Idx(Dataset[Config], ABC):
 
     image_shape = (1, 28, 28)
     source = "mnist-c"
+    substitutes = ("mnist-c", "mnist-a")
     validation_size = 5000
     torchvision_class: ClassVar[Any]
 

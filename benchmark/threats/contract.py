@@ -7,13 +7,56 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from benchmark.plugin import Config, param
-from benchmark.refs import AttackRef
-from benchmark.tasks import Candidate, Craft, Protocol, Purifier, Purify, Shard, SurfaceSpec, TrainTarget
+from benchmark.refs import AttackRef, PluginRef
+from benchmark.tasks import (
+    Bank,
+    Candidate,
+    Craft,
+    Effort,
+    Protocol,
+    Purifier,
+    Purify,
+    Shard,
+    SurfaceSpec,
+    TrainTarget,
+)
+
+
+class ThreatConfig(Config):
+    """`judge`: how a random pipeline is judged on each image's one worst candidate, always on fresh draws.
+
+    `one`: a single draw; `mean-K`: the share of K draws that are wrong; `worst-K`: any of K; `majority-K`:
+    the class that most of K draws give. The clean images are judged in the same way.
+    """
+
+    judge: str = param("one", pattern=r"^(one|(mean|worst|majority)-[1-9][0-9]{0,2})$")
+
+    @property
+    def draws(self) -> int:
+        """How many draws a random pipeline is judged on."""
+        return int(self.judge.rpartition("-")[2]) if "-" in self.judge else 1
+
+
+class LoopConfig(ThreatConfig):
+    """Of threats with the defense in the loop.
+
+    `preset`: how much effort goes into each attack. `fast` runs it as configured. `strong` doubles steps,
+    restarts and draws together, with each loss that the attack can follow, until that moves the error on 64
+    images by no more than a point or an image; where it does not come to that, `not-converged` is raised.
+
+    `eot`: draws of a random defense averaged at each step of an attack (Athalye et al. 2018).
+    """
+
+    preset: Literal["fast", "strong"] = param("fast")
+    eot: int = param(10, ge=1)
 
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """One cell on one shard, as a threat sees it."""
+    """One cell on one shard, as a threat sees it.
+
+    `first` are the images on which efforts are found; `substitutes` are classifiers that suit the data.
+    """
 
     protocol: Protocol
     target: TrainTarget
@@ -21,27 +64,50 @@ class Setting:
     attack: AttackRef
     attack_seed: int | None
     shard: Shard
-    eot: int = 1
+    first: Shard
+    config: ThreatConfig
+    substitutes: tuple[PluginRef, ...] = ()
 
-    def surface(self, form: str) -> SurfaceSpec:
-        """The surface of that form, as attacks run it; "target" leaves the defense out."""
+    def surface(self, form: str, purifier: Purifier | None = None) -> SurfaceSpec:
+        """The surface of that form, as attacks run it; "target" leaves the defense out.
+
+        Args:
+            form: How it is built.
+            purifier: What stands in the place of the cell's own.
+        """
         if form == "target":
             return SurfaceSpec(form, self.target)
-        draws = self.eot if self.purifier.stochastic else None
-        return SurfaceSpec(form, self.target, self.purifier.in_attack, draws)
+        purifier = (purifier or self.purifier).in_attack
+        bank = None
+        if form == "bank" and isinstance(self.config, BankConfig):
+            bank = Bank(self.protocol, self.shard.dataset, purifier, self.config.bank)
+        eot = self.config.eot if isinstance(self.config, LoopConfig) else 1
+        # asking is one draw at a time, and a bank is made beforehand
+        draws = eot if purifier.stochastic and form not in ("bank", "pipeline-answers") else None
+        return SurfaceSpec(form, self.target, purifier, draws, bank)
 
     def craft(self, form: str, start: Craft | None = None) -> Craft:
         """The attack on the surface of that form."""
-        return Craft(self.protocol, self.attack, self.surface(form), self.shard, self.attack_seed, start)
+        return self.craft_on(self.surface(form), start)
+
+    def craft_on(self, surface: SurfaceSpec, start: Craft | None = None) -> Craft:
+        """The attack on a surface, as hard as the preset wants it."""
+        effort = None
+        config = self.config
+        strong = isinstance(config, LoopConfig) and config.preset == "strong"
+        growing = self.attack.grows and (surface.own or surface.form.startswith("surrogate:"))
+        if strong and growing and start is None:
+            effort = Effort(self.protocol, self.attack, surface, self.first, self.attack_seed)
+        return Craft(self.protocol, self.attack, surface, self.shard, self.attack_seed, start, effort)
 
     def candidate(self, route: str, craft: Craft | None) -> Candidate:
         return Candidate(route, craft, Purify(self.protocol, self.purifier, self.shard, craft))
 
 
-class ThreatConfig(Config):
-    """`judge`: how a random pipeline is judged; `one` is a single fresh draw."""
+class BankConfig(LoopConfig):
+    """`bank`: how many purified training images the bank surface has, of all classes together."""
 
-    judge: Literal["one"] = param("one")
+    bank: int = param(500, ge=1)
 
 
 class Threat(ABC):
@@ -59,12 +125,16 @@ class Threat(ABC):
     """Forms of the surfaces whose gradients are examined for each shard, the last being what is attacked."""
     starts_from_target_only: ClassVar[bool] = False
     """Whether attacks that can begin elsewhere also begin at the target-only image."""
+    knows_all: ClassVar[bool] = False
+    """Whether no other attacker can know more, so that what it cannot break has to stand costly checks."""
     images_made_on_target: ClassVar[bool]
     """Whether the defense has no part in the images, so that `recovered` (right again) means anything."""
 
     @classmethod
     def refuses(cls, attack: AttackRef, purifier: Purifier) -> str | None:
         """Why this attack on this purifier has no place under this threat, or None."""
+        if attack.needs_latents:
+            return f"{attack.name} needs a surface with a latent space, and this attacker has none"
         if attack.needs_determinism and purifier.stochastic and not cls.images_made_on_target:
             return f"{attack.name} needs a surface that answers the same each time, and the defense is random"
         return None
@@ -73,3 +143,20 @@ class Threat(ABC):
     @abstractmethod
     def candidates(cls, setting: Setting) -> tuple[Candidate, ...]:
         """The ways of changing the images; each image is judged at its worst one."""
+
+    @classmethod
+    def baseline(cls, setting: Setting) -> tuple[Craft, ...]:
+        """The attacks on the undefended target that the cell is compared with; each image at its worst."""
+        return (setting.craft("target"),)
+
+
+def in_the_loop(setting: Setting, purifier: Purifier) -> list[tuple[str, Craft]]:
+    """The routes through a pipeline that need nothing of its plugin: both gradients.
+
+    The exact one, and the backward pass differentiable approximation with the identity (BPDA, Athalye et al.
+    2018); without gradients both pipelines are the same.
+    """
+    forms = {"exact": "pipeline"}
+    if setting.attack.uses == "gradients":
+        forms["bpda-identity"] = "pipeline-bpda-identity"
+    return [(route, setting.craft_on(setting.surface(form, purifier))) for route, form in forms.items()]

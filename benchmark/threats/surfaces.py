@@ -5,7 +5,9 @@ Counts are of images, not of calls: a forward of 100 images is 100.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from attacks.contract import Surface
 from benchmark.errors import BudgetError, PluginError
 from benchmark.purifier import PurifierModule
+from defenses.contract import Defense
 
 
 @dataclass
@@ -135,22 +138,126 @@ class _StraightThrough(torch.autograd.Function):
         return gradients[0], None
 
 
-def build_surface(
-    form: str,
-    target: nn.Module,
-    purifier: PurifierModule | None,
-    draws: int | None,
-    num_classes: int,
-    image_shape: tuple[int, int, int],
-) -> MeteredSurface:
+class AnswersSurface(PipelineSurface):
+    """The pipeline as somebody meets it who may only ask: one draw at each call, and no gradient."""
+
+    def scores(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.target(self.prepare(x))  # type: ignore[no-any-return]
+
+
+class SurrogateSurface(PipelineSurface):
+    """A differentiable stand-in that the plugin offers; the images are judged by the pipeline itself.
+
+    In a chain the purifiers before the one with the stand-in run as they are, and so do those after it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        target: nn.Module,
+        purifier: PurifierModule,
+        draws: int,
+        num_classes: int,
+        image_shape: tuple[int, int, int],
+    ) -> None:
+        super().__init__(target, purifier, draws, num_classes, image_shape)
+        place = next(i for i, part in enumerate(purifier.parts) if name in (*part.surrogates, part.latents))
+        before, part, after = purifier.parts[:place], purifier.parts[place], purifier.parts[place + 1 :]
+
+        def through(parts: Sequence[Defense[Any]], x: Tensor) -> Tensor:
+            for one in parts:
+                x = one.purify(x, purifier.noise)
+            return x
+
+        self._before = partial(through, before)
+
+        def scorer(x: Tensor) -> Tensor:
+            return target(through(after, x))  # type: ignore[no-any-return]
+
+        self._stand_in = part.surrogate(name, scorer, purifier.noise)
+
+    def scores(self, x: Tensor) -> Tensor:
+        self.meter.purifies += len(x)
+        x = self._before(x)
+        if self.draws == 1:
+            return self._stand_in.scores(x)
+        repeated = self._stand_in.scores(x.repeat_interleave(self.draws, dim=0))
+        return repeated.reshape(len(x), self.draws, -1).mean(dim=1)
+
+    @property
+    def has_latents(self) -> bool:
+        return self._stand_in.encode is not None and self._stand_in.decode is not None
+
+    def encode(self, x: Tensor) -> Tensor:
+        if self._stand_in.encode is None:
+            return super().encode(x)
+        return self._stand_in.encode(x)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        if self._stand_in.decode is None:
+            return super().decode(latents)
+        return self._stand_in.decode(latents)
+
+
+class BankSurface(MeteredSurface):
+    """Minus the squared distance to the nearest purified training image of each class.
+
+    It leads to what the purifier makes of another class, where gradients say nothing: through projections,
+    and through purifiers that answer with one of a few images.
+    """
+
+    def __init__(
+        self,
+        target: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        num_classes: int,
+        image_shape: tuple[int, int, int],
+    ) -> None:
+        super().__init__(target, num_classes, image_shape)
+        self._bank = images.flatten(1)
+        self._of_class = labels[None, :] == torch.arange(num_classes, device=labels.device)[:, None]
+
+    def scores(self, x: Tensor) -> Tensor:
+        flat = x.flatten(1)
+        apart = (
+            flat.square().sum(dim=1, keepdim=True) - 2 * flat @ self._bank.T + self._bank.square().sum(dim=1)
+        )
+        far = apart.detach().max() + 1  # a class without an image in the bank is never the nearest
+        return -torch.where(self._of_class, apart[:, None, :], far).amin(dim=2)
+
+
+@dataclass(frozen=True)
+class Ingredients:
+    """What surfaces are built of: `bank` has purified training images and their labels."""
+
+    target: nn.Module
+    purifier: PurifierModule | None
+    bank: tuple[Tensor, Tensor] | None
+    num_classes: int
+    image_shape: tuple[int, int, int]
+
+
+def build_surface(form: str, of: Ingredients, draws: int | None) -> MeteredSurface:
     """The surface of a form that a threat asked for; `draws` of a random purifier are averaged.
 
     Raises:
-        ValueError: No such form, or it needs a purifier and there is none.
+        ValueError: No such form, or something that it needs is not there.
     """
+    shape = (of.num_classes, of.image_shape)
     if form == "target":
-        return MeteredSurface(target, num_classes, image_shape)
-    forms = {"pipeline": PipelineSurface, "pipeline-bpda-identity": BpdaIdentitySurface}
-    if form not in forms or purifier is None:
-        raise ValueError(f"no surface of form {form!r} (purifier: {purifier is not None})")
-    return forms[form](target, purifier, draws or 1, num_classes, image_shape)
+        return MeteredSurface(of.target, *shape)
+    if form == "bank" and of.bank is not None:
+        return BankSurface(of.target, *of.bank, *shape)
+    forms = {
+        "pipeline": PipelineSurface,
+        "pipeline-bpda-identity": BpdaIdentitySurface,
+        "pipeline-answers": AnswersSurface,
+    }
+    if of.purifier is not None and form in forms:
+        return forms[form](of.target, of.purifier, draws or 1, *shape)
+    kind, _, name = form.partition(":")
+    if of.purifier is not None and kind == "surrogate":
+        return SurrogateSurface(name, of.target, of.purifier, draws or 1, *shape)
+    raise ValueError(f"no surface of form {form!r} (purifier: {of.purifier is not None})")

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from attacks.contract import Surface
-from attacks.gradients import loss_gradient
+from attacks.gradients import loss_gradient, margin
 from benchmark.errors import BudgetError, PluginError, told
 from benchmark.keys import seed_from
 from benchmark.noise import Noise
 from benchmark.tasks import Craft, Probe
+from benchmark.work.effort import craft_with_effort
 from benchmark.work.seeding import seeded
 from benchmark.work.surface import make_surface
 from benchmark.work.workshop import Stopwatch, Workshop, address
@@ -33,9 +34,13 @@ def craft(tasks: Sequence[Craft], workshop: Workshop) -> None:
     call = first.sweep or first.key
     surface = make_surface(first.surface, first.shard.dataset, workshop, seed_from("surface", call))
     surface.allowed = workshop.budget * len(clean)
+    passes = surface.meter
     with seeded(seed_from("libraries", call)), Stopwatch(workshop.device) as watch:
         try:
-            if len(tasks) > 1 or first.sweep is not None:
+            if first.effort is not None:
+                images, passes = craft_with_effort(first, workshop, attacks[0])
+                found = [images]
+            elif len(tasks) > 1 or first.sweep is not None:
                 found = type(attacks[0]).craft_sweep(attacks, surface, clean.clone(), labels.clone(), noises)
             else:
                 start = None if first.start is None else workshop.images(first.start, first.shard)
@@ -48,12 +53,24 @@ def craft(tasks: Sequence[Craft], workshop: Workshop) -> None:
             raise
         except (Exception, SystemExit) as error:  # whatever an attack raises is no robustness: the cell fails
             raise PluginError(f"attack {first.attack.name} raised {told(error)}") from error
-    meter = {name: count / len(clean) for name, count in vars(surface.meter).items()}
+    meter = {name: count / len(clean) for name, count in vars(passes).items()}
     for task, images in zip(tasks, found, strict=True):
         _check(task, images, clean)
+    surface.allowed = float("inf")
     for task, images in zip(tasks, found, strict=True):
+        tensors = {"images": images, "lead": _lead(surface, images, labels)}
         meta = {"seconds": watch.seconds, "images": len(clean), "task": task.content()} | meter
-        workshop.store.put_tensors(address(task), {"images": images}, meta)
+        workshop.store.put_tensors(address(task), tensors, meta)
+
+
+def _lead(surface: Surface, images: Tensor, labels: Tensor) -> Tensor:
+    """By what share of the spread of its scores the surface errs on each image, asked as attacks ask it."""
+    images = images.detach().clone().requires_grad_()
+    with torch.enable_grad():
+        logits = surface(images).detach()
+    spread = logits.amax(dim=1) - logits.amin(dim=1)
+    lead: Tensor = margin(logits, labels) / spread.clamp_min(torch.finfo(logits.dtype).tiny)
+    return lead
 
 
 def probe(task: Probe, workshop: Workshop) -> None:

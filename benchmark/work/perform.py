@@ -6,29 +6,49 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmark.code import normalised, release
+from benchmark.errors import PluginError
 from benchmark.keys import digest
 from benchmark.tasks import (
+    Bank,
     Craft,
+    Effort,
+    Examine,
+    Handed,
+    NoiseSearch,
     Probe,
     Protocol,
     Purify,
     Score,
+    Slope,
     Task,
     TrainAttack,
     TrainDefense,
+    TrainSubstitute,
     TrainTarget,
 )
-from benchmark.work import craft, score, train
+from benchmark.work import check, craft, effort, score, substitute, surface, train
 from benchmark.work.workshop import Workshop
+
+
+def _gone(task: Handed, workshop: Workshop) -> None:
+    raise PluginError(f"images handed in from {task.origin} are not in the store: hand them in again")
+
 
 _WORK: dict[type[Task], Callable[[Any, Workshop], None]] = {
     TrainTarget: train.train_target,
     TrainDefense: train.train_defense,
+    TrainSubstitute: substitute.train_substitute,
     TrainAttack: train.train_attack,
+    Bank: surface.fill_bank,
+    Effort: effort.find_effort,
+    Handed: _gone,
     Probe: craft.probe,
     Craft: lambda task, workshop: craft.craft([task], workshop),
     Purify: score.purify,
     Score: score.score,
+    Examine: check.examine,
+    Slope: check.slope,
+    NoiseSearch: check.search_noise,
 }
 
 
@@ -54,7 +74,14 @@ _SURFACES = (
     "benchmark/purifier.py",
     "attacks/gradients.py",
 )
-_CRAFTING = ("benchmark/work/craft.py", "benchmark/work/seeding.py", *_SURFACES)
+_CRAFTING = (
+    "benchmark/work/craft.py",
+    "benchmark/work/effort.py",
+    "benchmark/stats.py",
+    "benchmark/work/seeding.py",
+    *_SURFACES,
+)
+_CHECKING = ("benchmark/work/check.py", "benchmark/work/score.py", *_SURFACES)
 _SCORING = (
     "benchmark/work/score.py",
     "benchmark/work/seeding.py",
@@ -66,9 +93,16 @@ _CODE: dict[str, tuple[str, ...]] = {
     "train-target": _TRAINING,
     "train-defense": _TRAINING,
     "train-attack": (*_TRAINING, *_SURFACES),
+    "train-substitute": ("benchmark/work/substitute.py", *_TRAINING, *_SURFACES),
+    "bank": _SURFACES,
+    "handed": (),
     "probe": _CRAFTING,
+    "effort": _CRAFTING,
     "craft": _CRAFTING,
     "purify": _SCORING,
+    "examine": _CHECKING,
+    "slope": _CHECKING,
+    "noise-search": _CHECKING,
     "score": (*_SCORING, "benchmark/metrics.py", "attacks/gradients.py"),
 }
 """The harness's own files that each kind of result depends on."""

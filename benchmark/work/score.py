@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pyarrow
 import torch
@@ -14,12 +14,15 @@ from benchmark.errors import PluginError
 from benchmark.keys import seed_from
 from benchmark.noise import Noise
 from benchmark.purifier import PurifierModule
-from benchmark.tasks import Candidate, Purify, Score, Shard
+from benchmark.tasks import Candidate, Craft, Handed, Purify, Score, Shard
 from benchmark.work.seeding import seeded
 from benchmark.work.workshop import Stopwatch, Workshop, address
 
 TOLERANCE = 1e-6
 """How far float32 rounding may carry an image out of its ball or of the box."""
+
+_CLEARLY = 0.01
+"""From which share of the spread of the scores on a verdict is no matter of rounding."""
 
 _SAME = 1e-4
 """How far two purifications by a deterministic defense may differ."""
@@ -33,17 +36,17 @@ def purify(task: Purify, workshop: Workshop) -> None:
     """
     images = workshop.images(task.images, task.shard)
     purifier = workshop.purifier(task.purifier, task.shard.dataset)
-    seed = _purify_seed(task)
+    seed = purify_seed(task)
     with Stopwatch(workshop.device) as watch:
-        purified, decided = _draw(purifier, images, seed, task.shard)
+        purified, decided = draw(purifier, images, seed, task.shard)
     if task.images is None and not task.purifier.stochastic:
         # Judged on one draw and attacked without expectation, hidden randomness reads as robustness.
-        again, _ = _draw(purifier, images, seed + 1, task.shard)
+        again, _ = draw(purifier, images, seed + 1, task.shard)
         if (again - purified).abs().max().item() > _SAME:
             raise PluginError(f"defense {task.label} is random but does not declare `stochastic = True`")
     if task.images is None and decided is not None:
         # Attacks run purify() alone: a defense that decides must not give the judge other images.
-        attacked, _ = _draw(purifier, images, seed, task.shard, decide=False)
+        attacked, _ = draw(purifier, images, seed, task.shard, decide=False)
         if (attacked - purified).abs().max().item() > _SAME:
             raise PluginError(f"defense {task.label}: purify_and_decide() gives other images than purify()")
     meta = {"seconds": watch.seconds, "images": len(images), "task": task.content()}
@@ -51,21 +54,28 @@ def purify(task: Purify, workshop: Workshop) -> None:
     workshop.store.put_tensors(address(task), tensors, meta)
 
 
-def _draw(
-    purifier: PurifierModule, images: Tensor, seed: int, shard: Shard, *, decide: bool = True
+def draw(
+    purifier: PurifierModule,
+    images: Tensor,
+    seed: int,
+    shard: Shard,
+    *,
+    decide: bool = True,
+    gradients: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """One purification, and the defense's own labels where it decides any and is asked to.
 
-    The same for the same seed, whatever generator the defense draws from.
+    The same for the same seed, whatever generator the defense draws from. With `gradients` it is asked as
+    attacks ask it.
     """
     purifier.noise = Noise(seed, shard.indices)
     purifier.forget()  # what an earlier purification saw must not help this one
-    with torch.no_grad(), seeded(seed):
+    with torch.set_grad_enabled(gradients), seeded(seed):
         return purifier.purify_and_decide(images) if decide else (purifier(images), None)
 
 
-def _purify_seed(task: Purify) -> int:
-    """The same for every shard: noise is indexed by image."""
+def purify_seed(task: Purify) -> int:
+    """The seed of its noise, the same for every shard: noise is indexed by image."""
     images = task.images.noise_seed if task.images else "clean"
     return seed_from("purify", task.purifier.key, images, task.draw)
 
@@ -79,19 +89,28 @@ def score(task: Score, workshop: Workshop) -> None:
         chosen = _choose(task, workshop, target, clean, labels)
         purified_clean = workshop.tensors(task.clean)["images"].to(clean.device)
         judged, decided = chosen.purified, chosen.decided
+        draws = [judged]
         if task.purifier.stochastic:
-            # Chosen on one draw, judged on another: the luckiest of several draws is not an error.
+            # Chosen on one draw, judged on others: the luckiest of several draws is not an error.
             judged, decided = _fresh(task, purifier, chosen.images, "judge")
+            more = (f"judge-{number}" for number in range(1, len(task.clean_judged)))
+            draws = [judged, *(_fresh(task, purifier, chosen.images, draw)[0] for draw in more)]
+        clean_draws = [workshop.tensors(draw)["images"].to(clean.device) for draw in task.clean_judged]
+        adversarial, wrong = _verdict(task.judge, [target(draw).argmax(dim=1) for draw in draws], labels)
+        kept, clean_wrong = _verdict(task.judge, [target(x).argmax(dim=1) for x in clean_draws], labels)
         rounded = (chosen.images * 255).round() / 255
         columns = _images(task, labels) | {
             "route": chosen.routes,
             "margin": chosen.margins,
             "target_clean": target(clean).argmax(dim=1),
-            "clean": target(workshop.tensors(task.clean_judged)["images"].to(clean.device)).argmax(dim=1),
+            "clean": kept,
+            "clean_wrong": clean_wrong,
             "clean_margin": margin(target(purified_clean), labels),
-            "baseline": target(workshop.images(task.baseline, task.shard)).argmax(dim=1),
+            "baseline": _baseline(task, workshop, target, clean, labels),
             "target_adversarial": target(chosen.images).argmax(dim=1),
-            "adversarial": target(judged).argmax(dim=1),
+            "adversarial": adversarial,
+            "wrong": wrong,
+            "loop_wrong": chosen.loop_wrong,
             "adversarial_8bit": target(_fresh(task, purifier, rounded, "8bit")[0]).argmax(dim=1),
             **metrics.norms(chosen.images, clean),
             "psnr_adv": metrics.psnr(chosen.images, clean),
@@ -105,15 +124,52 @@ def score(task: Score, workshop: Workshop) -> None:
             top5 = target(judged).topk(5, dim=1).indices
             columns["in_top5"] = (top5 == labels[:, None]).any(dim=1)
     rows = {name: _plain(values) for name, values in columns.items()}
-    meta = {"images": len(clean), "costs": _costs(task, workshop), "task": task.content()}
+    meta = {
+        "images": len(clean),
+        "costs": _costs(task, workshop),
+        "routes": chosen.found,
+        "contradicted": chosen.contradicted,
+        "task": task.content(),
+    }
     workshop.store.put_table(address(task), pyarrow.table(rows), meta)
+
+
+def _verdict(judge: str, predictions: list[Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The class that counts for each image (B,), and how wrong it is (B,): a share where means are judged."""
+    drawn = torch.stack(predictions)
+    wrong = drawn != labels
+    first = drawn[0]
+    if judge.startswith("mean"):
+        return first, wrong.float().mean(dim=0)
+    if judge.startswith("worst"):
+        place = wrong.float().argmax(dim=0)  # the first that is wrong, or the first
+        first = drawn.gather(0, place[None])[0]
+    elif judge.startswith("majority"):
+        first = drawn.mode(dim=0).values
+    return first, (first != labels).float()
+
+
+def _baseline(
+    task: Score, workshop: Workshop, target: torch.nn.Module, clean: Tensor, labels: Tensor
+) -> Tensor:
+    """What the undefended target says of each image's worst one of those made against it (B,)."""
+    logits: Tensor = target(clean)
+    predicted: Tensor = logits.argmax(dim=1)
+    worst = margin(logits, labels)
+    for number, craft in enumerate(task.baseline):
+        logits = target(workshop.images(craft, task.shard))
+        found = margin(logits, labels)
+        better = (found > worst) | (number == 0)
+        predicted = torch.where(better, logits.argmax(dim=1), predicted)
+        worst = torch.where(better, found, worst)
+    return predicted
 
 
 def _costs(task: Score, workshop: Workshop) -> dict[str, float]:
     """Per image: passes and time of all crafts behind the candidates, and of one purification."""
     counts = ("forwards", "backwards", "purifies", "blind")
     costs = dict.fromkeys(("craft_ms", *counts), 0.0)
-    for craft in {c.craft.key: c.craft for c in task.candidates if c.craft is not None}.values():
+    for craft in {c.craft.key: c.craft for c in task.candidates if isinstance(c.craft, Craft)}.values():
         meta = workshop.meta(craft)
         costs["craft_ms"] += 1000 * meta["seconds"] / meta["images"]
         for name in counts:
@@ -124,13 +180,21 @@ def _costs(task: Score, workshop: Workshop) -> dict[str, float]:
 
 @dataclass
 class _Chosen:
-    """Each image's worst candidate; `margins` are those it was chosen by."""
+    """Each image's worst candidate; `margins` are those it was chosen by.
+
+    `loop_wrong` are those that a route with the defense in the loop was wrong about. `found` counts the
+    errors of each route; `contradicted` the images which the very pipeline was wrong about when an attack
+    asked it, and right when it was judged.
+    """
 
     images: Tensor
     purified: Tensor
     decided: Tensor | None
     routes: list[str]
     margins: Tensor
+    loop_wrong: Tensor
+    found: dict[str, int] = field(default_factory=dict)
+    contradicted: int = 0
 
 
 def _choose(
@@ -139,16 +203,27 @@ def _choose(
     """Each image's worst candidate: the one on which the pipeline's margin for the truth is smallest."""
     nothing = torch.full((len(clean),), float("-inf"), device=clean.device)
     decided = torch.zeros_like(labels) if task.purifier.decides_label else None
-    chosen = _Chosen(clean.clone(), clean.clone(), decided, [""] * len(clean), nothing)
+    nowhere = torch.zeros_like(labels, dtype=torch.bool)
+    chosen = _Chosen(clean.clone(), clean.clone(), decided, [""] * len(clean), nothing, nowhere)
     for candidate in task.candidates:
         images = workshop.images(candidate.craft, task.shard)
-        _check_ball(task, candidate, images, clean)
+        outside = torch.zeros_like(labels, dtype=torch.bool)
+        if isinstance(candidate.craft, Handed):
+            outside = _outside(task, images, clean)
+        else:
+            _check_ball(task, candidate, images, clean)
         drawn = workshop.tensors(candidate.purify)
         purified = drawn["images"].to(clean.device)
         logits = target(purified)
         if not torch.isfinite(logits).all():
             raise PluginError(f"target {task.target.label} returned logits that are not finite")
-        found = margin(logits, labels)
+        found = margin(logits, labels).masked_fill(outside, float("-inf"))
+        if isinstance(candidate.craft, Craft) and candidate.craft.surface.purifier is not None:
+            chosen.loop_wrong |= found > 0
+        chosen.found[candidate.route] = int((found > 0).sum())
+        if isinstance(candidate.craft, Craft) and _is_the_pipeline(task, candidate.craft):
+            lead = workshop.tensors(candidate.craft)["lead"].to(found.device)
+            chosen.contradicted += int(((lead > _CLEARLY) & (found <= 0)).sum())
         better = found > chosen.margins
         chosen.margins = torch.where(better, found, chosen.margins)
         mask = better[:, None, None, None]
@@ -160,6 +235,20 @@ def _choose(
             candidate.route if new else old for new, old in zip(better.tolist(), chosen.routes, strict=True)
         ]
     return chosen
+
+
+def _outside(task: Score, images: Tensor, clean: Tensor) -> Tensor:
+    """Which images left the ball: those of somebody else are not counted, where an attack would fail."""
+    if task.attack.norm is None or task.attack.eps is None:
+        return torch.zeros(len(images), dtype=torch.bool, device=images.device)
+    return metrics.norms(images, clean)[task.attack.norm] > task.attack.eps + TOLERANCE
+
+
+def _is_the_pipeline(task: Score, craft: Craft) -> bool:
+    """Whether the craft was run on what judges it, so that both must say the same of an image."""
+    surface = craft.surface
+    same = surface.purifier is not None and surface.purifier.key == task.purifier.key
+    return surface.own and same and not task.purifier.stochastic
 
 
 def _check_ball(task: Score, candidate: Candidate, images: Tensor, clean: Tensor) -> None:
@@ -187,7 +276,7 @@ def _fresh(
     task: Score, purifier: PurifierModule, images: Tensor, purpose: str
 ) -> tuple[Tensor, Tensor | None]:
     seed = seed_from(purpose, task.purifier.key, task.attack.content)
-    return _draw(purifier, images, seed, task.shard)
+    return draw(purifier, images, seed, task.shard)
 
 
 def _images(task: Score, labels: Tensor) -> dict[str, Tensor | list[str]]:

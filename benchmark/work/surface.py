@@ -2,27 +2,59 @@
 
 from __future__ import annotations
 
-from benchmark.noise import StreamNoise
+import torch
+
+from benchmark.noise import Noise, StreamNoise
 from benchmark.refs import DatasetRef
-from benchmark.tasks import SurfaceSpec
-from benchmark.threats.surfaces import MeteredSurface, build_surface
-from benchmark.work.workshop import Workshop
+from benchmark.tasks import Bank, SurfaceSpec
+from benchmark.threats.surfaces import Ingredients, MeteredSurface, build_surface
+from benchmark.work.workshop import Stopwatch, Workshop, address
+
+_BATCH = 100
 
 
-def make_surface(spec: SurfaceSpec, data: DatasetRef, workshop: Workshop, seed: int) -> MeteredSurface:
-    """The surface as a module in evaluation mode, its meter at zero; `seed` is for random purifiers."""
+def make_surface(
+    spec: SurfaceSpec, data: DatasetRef, workshop: Workshop, seed: int, times: int = 1
+) -> MeteredSurface:
+    """The surface as a module in evaluation mode, its meter at zero; `seed` is for random purifiers.
+
+    `times` as many draws of a random purifier are averaged as the threat asked for.
+    """
     dataset = workshop.dataset(data)
     purifier = None
     if spec.purifier is not None:
         purifier = workshop.purifier(spec.purifier, data)
         purifier.noise = StreamNoise(seed)
         purifier.forget()
-    surface = build_surface(
-        spec.form,
-        workshop.target(spec.target),
-        purifier,
-        spec.draws,
-        len(dataset.class_names),
-        dataset.image_shape,
+    bank = None
+    if spec.bank is not None:
+        stored = workshop.tensors(spec.bank)
+        bank = stored["images"].to(workshop.device), stored["labels"].to(workshop.device)
+    ingredients = Ingredients(
+        workshop.target(spec.target), purifier, bank, len(dataset.class_names), dataset.image_shape
     )
-    return surface.eval()
+    draws = None if spec.draws is None else spec.draws * times
+    return build_surface(spec.form, ingredients, draws).eval()
+
+
+def fill_bank(task: Bank, workshop: Workshop) -> None:
+    """Store purified training images of all classes."""
+    purifier = workshop.purifier(task.purifier, task.dataset)
+    data = workshop.training_data(task.dataset)
+    chosen = _balanced(data.train.labels, task.count)
+    made = []
+    with torch.no_grad(), Stopwatch(workshop.device) as watch:
+        for part in chosen.split(_BATCH):  # type: ignore[no-untyped-call]
+            purifier.noise = Noise(0, part.tolist())
+            purifier.forget()
+            made.append(purifier(data.take(part)[0]).cpu())
+    tensors = {"images": torch.cat(made), "labels": data.train.labels[chosen]}
+    meta = {"seconds": watch.seconds, "images": len(chosen), "task": task.content()}
+    workshop.store.put_tensors(address(task), tensors, meta)
+
+
+def _balanced(labels: torch.Tensor, count: int) -> torch.Tensor:
+    """The indices of the first images of each class, `count` in all or a few more."""
+    classes = labels.unique()  # type: ignore[no-untyped-call]
+    each = max(1, -(-count // len(classes)))
+    return torch.cat([(labels == label).nonzero().flatten()[:each] for label in classes])

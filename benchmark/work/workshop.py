@@ -20,7 +20,7 @@ from benchmark.purifier import PurifierModule
 from benchmark.refs import DatasetRef, PluginRef
 from benchmark.registry import Registry
 from benchmark.store import Address, Store
-from benchmark.tasks import Craft, Purifier, Shard, Task, TrainAttack, TrainDefense, TrainTarget
+from benchmark.tasks import Craft, Handed, Purifier, Shard, Task, TrainAttack, TrainDefense, TrainTarget
 from defenses.contract import Defense
 from targets.contract import Target
 
@@ -107,8 +107,8 @@ class Workshop:
         indices = torch.arange(shard.start, shard.stop)
         return test.take(indices).to(self.device), test.labels[indices].to(self.device)
 
-    def images(self, craft: Craft | None, shard: Shard) -> Tensor:
-        """The images that a craft made, or the clean ones of the shard, on the device."""
+    def images(self, craft: Craft | Handed | None, shard: Shard) -> Tensor:
+        """The images that a craft made or somebody handed in, or the clean ones, on the device."""
         if craft is None:
             return self.clean(shard)[0]
         return self.tensors(craft)["images"].clone().to(self.device)
@@ -162,10 +162,14 @@ class Workshop:
 
     def attack(self, craft: Craft) -> Attack[Any]:
         """An attack ready for use, with the weights of its training."""
-        attack = self.new_attack(craft.attack, craft.shard.dataset)
         if craft.training is None:
-            return attack
-        return self._weighted(attack, craft.training).eval()  # type: ignore[no-any-return]
+            return self.new_attack(craft.attack, craft.shard.dataset)
+        return self.trained_attack(craft.training)
+
+    def trained_attack(self, task: TrainAttack) -> Attack[Any]:
+        """An attack with the weights of a training."""
+        attack = self.new_attack(task.attack, task.dataset)
+        return self._weighted(attack, task).eval()  # type: ignore[no-any-return]
 
     def target(self, task: TrainTarget) -> nn.Module:
         """A trained classifier, frozen, in evaluation mode."""

@@ -1,0 +1,189 @@
+"""Adversarial images that were made elsewhere, and what they need to be made: a pipeline to attack."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from benchmark.errors import Problem, UserError
+from benchmark.noise import StreamNoise
+from benchmark.output import write_json
+from benchmark.plan import Cell, Plan
+from benchmark.purifier import PurifierModule
+from benchmark.tasks import Candidate, Handed, Purify, Score
+from benchmark.work.workshop import Workshop, address
+
+_FILE = "outside.json"
+
+
+@dataclass(frozen=True)
+class HandedIn:
+    """A set of images for a cell: its key, the hash of the images, and where they come from."""
+
+    cell: str
+    images: str
+    origin: str
+
+
+def handed_in(out: Path) -> list[HandedIn]:
+    """What was handed in for the run in a folder."""
+    path = out / _FILE
+    return [HandedIn(**entry) for entry in json.loads(path.read_text())] if path.is_file() else []
+
+
+def with_outside(plan: Plan, entries: list[HandedIn]) -> Plan:
+    """The plan with those images among the candidates of their cells."""
+    cells = []
+    for cell in plan.cells:
+        mine = [entry for entry in entries if entry.cell == cell.key]
+        scores = tuple(_with(score, mine) for score in cell.scores)
+        cells.append(replace(cell, scores=scores) if mine else cell)
+    return replace(plan, cells=tuple(cells))
+
+
+def _with(score: Score, entries: list[HandedIn]) -> Score:
+    added = []
+    for entry in entries:
+        handed = Handed(score.protocol, score.shard, entry.images, entry.origin)
+        purify = Purify(score.protocol, score.purifier, score.shard, handed)
+        added.append(Candidate(f"outside: {entry.origin}", handed, purify))
+    return replace(score, candidates=(*score.candidates, *added))
+
+
+def find_cell(plan: Plan, key: str) -> Cell:
+    """The cell whose key begins so.
+
+    Raises:
+        UserError: None does, several do, or it was skipped.
+    """
+    found = [cell for cell in plan.cells if cell.key.startswith(key)] if key else []
+    if len(found) != 1:
+        raise UserError(
+            f"{len(found) or 'no'} cells of this run have a key that begins with {key!r}",
+            hint="the column `key` of records.csv has them",
+        )
+    if found[0].skipped:
+        raise UserError(f"that cell was skipped: {found[0].skipped}")
+    return found[0]
+
+
+def hand_in(workshop: Workshop, out: Path, cell: Cell, path: Path, origin: str) -> HandedIn:
+    """Store images for a cell, clipped to [0, 1], and note in the run's folder that they count.
+
+    Args:
+        workshop: Where results are kept.
+        out: The folder of the run.
+        cell: The cell, as the grid plans it.
+        path: A safetensors file with `images`, (n, C, H, W) float, for the first n images of the cell.
+        origin: Where they come from, for the records.
+
+    Raises:
+        UserError: The file does not hold such images.
+    """
+    images = _read(path, cell, workshop).clamp(0, 1)
+    entry = HandedIn(cell.key, hashlib.sha256(images.numpy().tobytes()).hexdigest(), origin)
+    for score in cell.scores:
+        shard = score.shard
+        part = images[shard.start : shard.stop]
+        clean = workshop.clean(shard)[0].cpu()
+        filled = torch.cat([part, clean[len(part) :]])
+        task = Handed(score.protocol, shard, entry.images, origin)
+        workshop.store.put_tensors(address(task), {"images": filled}, {"task": task.content()})
+    earlier = [known for known in handed_in(out) if known != entry]
+    write_json(out / _FILE, [vars(known) for known in (*earlier, entry)])
+    return entry
+
+
+def _read(path: Path, cell: Cell, workshop: Workshop) -> Tensor:
+    def wrong(message: str) -> UserError:
+        return UserError(Problem(message, file=str(path)))
+
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise wrong(f"cannot be read as safetensors: {error}") from error
+    if "images" not in tensors:
+        raise wrong(f"has no tensor `images`; it has: {', '.join(tensors) or 'none'}")
+    images = tensors["images"]
+    shape = workshop.dataset(cell.dataset).image_shape
+    if images.ndim != 4 or tuple(images.shape[1:]) != shape or not images.is_floating_point():
+        raise wrong(f"images are {tuple(images.shape)} {images.dtype}, but must be floats (n, {shape})")
+    if not 0 < len(images) <= cell.n:
+        raise wrong(f"{len(images)} images, but the cell has {cell.n}")
+    if not torch.isfinite(images).all():
+        raise wrong("images are not finite")
+    floats: Tensor = images.float()
+    return floats
+
+
+class Pipeline(nn.Module):
+    """A target behind a defense, as it is judged: images (B, C, H, W) in [0, 1] to logits.
+
+    A random defense draws anew at each call.
+    """
+
+    def __init__(self, target: nn.Module, purifier: PurifierModule) -> None:
+        super().__init__()
+        self.target = target
+        self.purifier = purifier
+        self.purifier.noise = StreamNoise(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.purifier.forget()
+        return self.target(self.purifier(x))  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Export:
+    """A cell for attacks from outside: what to attack, clean images, their labels, and norm and radius."""
+
+    pipeline: Pipeline
+    images: Tensor
+    labels: Tensor
+    norm: str | None
+    eps: float | None
+
+
+def export(workshop: Workshop, cell: Cell) -> Export:
+    """The pipeline of a cell with its images."""
+    shards = [workshop.clean(score.shard) for score in cell.scores]
+    pipeline = Pipeline(workshop.target(cell.target), workshop.purifier(cell.purifier, cell.dataset))
+    return Export(
+        pipeline.eval(),
+        torch.cat([images for images, _ in shards]),
+        torch.cat([labels for _, labels in shards]),
+        cell.attack.norm,
+        cell.attack.eps,
+    )
+
+
+def write_export(exported: Export, cell: Cell, folder: Path, how: Mapping[str, Any]) -> None:
+    """Write the images as safetensors, and a script that makes the pipeline again.
+
+    Args:
+        exported: What to write.
+        cell: The cell.
+        folder: Where to.
+        how: Arguments of `benchmark.export`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {"images": exported.images.cpu(), "labels": exported.labels.cpu()}
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "images.safetensors")
+    what = f"{cell.target.label} behind {cell.purifier.name}"
+    arguments = ", ".join(f"{name}={value!r}" for name, value in how.items())
+    (folder / "pipeline.py").write_text(
+        f'"""The pipeline of a cell, images to logits: {what}."""\n\n'
+        "import benchmark\n\n"
+        f"exported = benchmark.export({arguments})\n"
+        "pipeline, images, labels = exported.pipeline, exported.images, exported.labels\n",
+        encoding="utf-8",
+    )

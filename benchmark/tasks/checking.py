@@ -1,0 +1,83 @@
+"""Tasks that look for what attacks would not tell: the grounds of doubts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from benchmark.tasks.base import Shard, Task
+from benchmark.tasks.crafting import SurfaceSpec
+from benchmark.tasks.scoring import Purify, Score
+from benchmark.tasks.training import Purifier, TrainTarget
+
+
+@dataclass(frozen=True, eq=False)
+class Examine(Task):
+    """Ask a pipeline about clean images in several ways: its answers should be the same.
+
+    `clean` are the images of the shard, purified.
+    """
+
+    target: TrainTarget
+    purifier: Purifier
+    shard: Shard
+    clean: Purify
+
+    kind = "examine"
+
+    @property
+    def label(self) -> str:
+        return self.purifier.name
+
+    def content(self) -> dict[str, Any]:
+        return {"target": self.target.key, "purifier": self.purifier.key, "clean": self.clean.key}
+
+    def needs(self) -> tuple[Task, ...]:
+        return (self.target, *self.purifier.needs(), self.clean)
+
+
+@dataclass(frozen=True, eq=False)
+class Slope(Task):
+    """Compare the gradient of a surface with finite differences, in double precision."""
+
+    surface: SurfaceSpec
+    shard: Shard
+
+    kind = "slope"
+
+    @property
+    def label(self) -> str:
+        return self.surface.purifier.name if self.surface.purifier else self.surface.target.label
+
+    def content(self) -> dict[str, Any]:
+        return {"surface": self.surface.key, "shard": self.shard.content}
+
+    def needs(self) -> tuple[Task, ...]:
+        return self.surface.needs()
+
+
+@dataclass(frozen=True, eq=False)
+class NoiseSearch(Task):
+    """Look for errors of a pipeline among `samples` random points of the ball of a scored cell."""
+
+    score: Score
+    samples: int
+
+    kind = "noise-search"
+
+    @property
+    def label(self) -> str:
+        return self.score.purifier.name
+
+    def content(self) -> dict[str, Any]:
+        attack = self.score.attack
+        return {
+            "target": self.score.target.key,
+            "purifier": self.score.purifier.key,
+            "shard": self.score.shard.content,
+            "ball": [attack.norm, attack.eps],
+            "samples": self.samples,
+        }
+
+    def needs(self) -> tuple[Task, ...]:
+        return (self.score.target, *self.score.purifier.needs())

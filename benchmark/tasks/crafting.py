@@ -1,0 +1,260 @@
+"""What attacks are run on, and the tasks of running them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from benchmark.keys import digest, seed_from
+from benchmark.refs import AttackRef, DatasetRef
+from benchmark.tasks.base import Shard, Task
+from benchmark.tasks.training import Purifier, TrainTarget
+
+
+@dataclass(frozen=True, eq=False)
+class SurfaceSpec:
+    """What an attacker optimises against; `form` names how it is built from target and purifier.
+
+    `draws` of a random purifier are averaged at each step; None where nothing is random. `bank` has the
+    purified training images where the surface is made of them.
+    """
+
+    form: str
+    target: TrainTarget
+    purifier: Purifier | None = None
+    draws: int | None = None
+    bank: Bank | None = None
+
+    @cached_property
+    def key(self) -> str:
+        purifier = self.purifier.key if self.purifier else None
+        bank = {} if self.bank is None else {"bank": self.bank.key}
+        return digest(
+            {"form": self.form, "target": self.target.key, "purifier": purifier, "draws": self.draws} | bank
+        )
+
+    @property
+    def own(self) -> bool:
+        """Whether it is the pipeline itself, so that what is wrong on it has to be wrong for the judge."""
+        return self.form.startswith("pipeline")
+
+    def needs(self) -> tuple[Task, ...]:
+        bank = () if self.bank is None else (self.bank,)
+        return (self.target, *(self.purifier.needs() if self.purifier else ()), *bank)
+
+
+@dataclass(frozen=True, eq=False)
+class Bank(Task):
+    """Purify the first `count` training images of a fixed class-balanced order."""
+
+    dataset: DatasetRef
+    purifier: Purifier
+    count: int
+
+    kind = "bank"
+
+    @property
+    def label(self) -> str:
+        return self.purifier.name
+
+    def content(self) -> dict[str, Any]:
+        return {"dataset": self.dataset.content, "purifier": self.purifier.key, "count": self.count}
+
+    def needs(self) -> tuple[Task, ...]:
+        return self.purifier.needs()
+
+
+@dataclass(frozen=True, eq=False)
+class TrainAttack(Task):
+    """Train an attack against a surface, on the training images. Its key leaves the `infer` fields out."""
+
+    dataset: DatasetRef
+    attack: AttackRef
+    surface: SurfaceSpec
+    seed: int | None
+
+    kind = "train-attack"
+
+    @property
+    def label(self) -> str:
+        return self.attack.name
+
+    def content(self) -> dict[str, Any]:
+        config = {name: self.attack.config[name] for name in sorted(self.attack.train_fields)}
+        return {
+            "dataset": self.dataset.content,
+            "attack": self.attack.content | {"config": config},
+            "surface": self.surface.key,
+            "seed": self.seed,
+        }
+
+    def needs(self) -> tuple[Task, ...]:
+        return self.surface.needs()
+
+
+@dataclass(frozen=True, eq=False)
+class TrainSubstitute(TrainTarget):
+    """Train a classifier on the labels that the pipeline gives away when it is asked.
+
+    `how`: `jacobian` begins with 150 images and asks for ever more (Papernot et al. 2017); `distilled` asks
+    once for each of the attacker's images; `dynamic` goes on from `start` with the images that a `generator`
+    trained against it makes (Xiao et al. 2018). `oracle` is what is asked.
+    """
+
+    oracle: SurfaceSpec
+    how: str
+    start: TrainSubstitute | None = None
+    generator: TrainAttack | None = None
+
+    kind = "train-substitute"
+
+    def content(self) -> dict[str, Any]:
+        return super().content() | {
+            "oracle": self.oracle.key,
+            "how": self.how,
+            "start": self.start.key if self.start else None,
+            "generator": self.generator.key if self.generator else None,
+        }
+
+    def needs(self) -> tuple[Task, ...]:
+        others = (self.start, self.generator)
+        return (*self.oracle.needs(), *(task for task in others if task is not None))
+
+
+@dataclass(frozen=True, eq=False)
+class Probe(Task):
+    """Measure the gradient of a surface at clean images."""
+
+    surface: SurfaceSpec
+    shard: Shard
+
+    kind = "probe"
+
+    @property
+    def label(self) -> str:
+        return self.surface.purifier.name if self.surface.purifier else self.surface.target.label
+
+    def content(self) -> dict[str, Any]:
+        return {"surface": self.surface.key, "shard": self.shard.content}
+
+    def needs(self) -> tuple[Task, ...]:
+        return self.surface.needs()
+
+
+@dataclass(frozen=True, eq=False)
+class Handed(Task):
+    """Images that somebody made elsewhere: `images` is their hash, `origin` says where."""
+
+    shard: Shard
+    images: str
+    origin: str
+
+    kind = "handed"
+
+    @property
+    def label(self) -> str:
+        return "outside"
+
+    def content(self) -> dict[str, Any]:
+        return {"shard": self.shard.content, "images": self.images, "origin": self.origin}
+
+    def needs(self) -> tuple[Task, ...]:
+        return ()
+
+    @property
+    def noise_seed(self) -> int:
+        """The same for every shard: noise is indexed by image."""
+        return seed_from("handed", self.images)
+
+
+@dataclass(frozen=True, eq=False)
+class Effort(Task):
+    """Find how much of an attack it takes on a surface until more of it breaks no further image.
+
+    On a few images of the `shard`, with each loss that the attack can follow: steps, restarts and draws are
+    doubled together until that moves the error by no more than a point or an image.
+    """
+
+    attack: AttackRef
+    surface: SurfaceSpec
+    shard: Shard
+    seed: int | None
+
+    kind = "effort"
+
+    @property
+    def label(self) -> str:
+        return self.attack.name
+
+    def content(self) -> dict[str, Any]:
+        return {
+            "attack": self.attack.content,
+            "surface": self.surface.key,
+            "shard": self.shard.content,
+            "seed": self.seed,
+        }
+
+    def needs(self) -> tuple[Task, ...]:
+        return self.surface.needs()
+
+
+@dataclass(frozen=True, eq=False)
+class Craft(Task):
+    """Run an attack on a surface, from the clean images or from those of another `start` task.
+
+    With an `effort`, as hard as that found to be worth it.
+    """
+
+    attack: AttackRef
+    surface: SurfaceSpec
+    shard: Shard
+    seed: int | None
+    start: Craft | None = None
+    effort: Effort | None = None
+
+    kind = "craft"
+
+    @cached_property
+    def training(self) -> TrainAttack | None:
+        """The training of the attack, where it has one, against the very surface that it is run on."""
+        if not self.attack.trainable:
+            return None
+        return TrainAttack(self.protocol, self.shard.dataset, self.attack, self.surface, self.seed)
+
+    @property
+    def label(self) -> str:
+        return self.attack.name
+
+    @cached_property
+    def _without_shard(self) -> dict[str, Any]:
+        training = {} if self.training is None else {"training": self.training.key}
+        return {
+            "attack": self.attack.content,
+            "surface": self.surface.key,
+            "seed": self.seed,
+            **training,
+            **({} if self.effort is None else {"effort": self.effort.key}),
+        }
+
+    def content(self) -> dict[str, Any]:
+        start = self.start.key if self.start else None
+        return self._without_shard | {"shard": self.shard.content, "start": start}
+
+    def needs(self) -> tuple[Task, ...]:
+        others = (self.training, self.start, self.effort)
+        return (*self.surface.needs(), *(task for task in others if task is not None))
+
+    @property
+    def noise_seed(self) -> int:
+        """The same for every shard: noise is indexed by image."""
+        return seed_from("craft", self._without_shard, self.start is not None)
+
+    @cached_property
+    def sweep(self) -> str | None:
+        """Equal for crafts that one call of the attack can serve; None where none can be shared."""
+        if self.start is not None or self.effort is not None or not self.attack.shares_sweep:
+            return None
+        kept = {k: v for k, v in self.attack.config.items() if k not in self.attack.sweep_fields}
+        attack = self.attack.content | {"config": kept}
+        return digest([attack, self.surface.key, self.seed, self.shard.content])

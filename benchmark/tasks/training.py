@@ -1,0 +1,179 @@
+"""Trainings of classifiers and defenses, and the purifiers that come of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from benchmark.keys import digest
+from benchmark.refs import DatasetRef, DefenseRef, PluginRef
+from benchmark.tasks.base import Task
+
+_OTHER_SEEDS = 10_000
+"""Where the seeds of copies begin: no grid's own are there."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrainTarget(Task):
+    """Train a classifier: as a target, or apart from all targets as the source of a defense."""
+
+    dataset: DatasetRef
+    target: PluginRef
+    role: str
+    seed: int
+
+    kind = "train-target"
+
+    @property
+    def label(self) -> str:
+        return self.target.name
+
+    def content(self) -> dict[str, Any]:
+        return {
+            "dataset": self.dataset.content,
+            "target": self.target.content,
+            "role": self.role,
+            "seed": self.seed,
+        }
+
+    def needs(self) -> tuple[Task, ...]:
+        return ()
+
+
+@dataclass(frozen=True, eq=False)
+class TrainDefense(Task):
+    """Train a purifier with a source classifier. Its key leaves the `infer` fields out."""
+
+    dataset: DatasetRef
+    defense: DefenseRef
+    source: TrainTarget
+    seed: int
+
+    kind = "train-defense"
+
+    @property
+    def label(self) -> str:
+        return self.defense.name
+
+    def content(self) -> dict[str, Any]:
+        config = {name: self.defense.config[name] for name in sorted(self.defense.train_fields)}
+        return {
+            "dataset": self.dataset.content,
+            "defense": self.defense.content | {"config": config},
+            "source": self.source.key,
+            "seed": self.seed,
+        }
+
+    def needs(self) -> tuple[Task, ...]:
+        return (self.source,)
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A defense ready for use: its configuration, its weights if it is trained, its seed if it is random."""
+
+    defense: DefenseRef
+    training: TrainDefense | None = None
+    seed: int | None = None
+
+    @property
+    def content(self) -> dict[str, Any]:
+        training = self.training.key if self.training else None
+        return {"defense": self.defense.content, "training": training, "seed": self.seed}
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The parameters, the source where it is not the default, and whether the preset was changed."""
+        own = dict(self.defense.config)
+        if self.defense.preset_changed:
+            own["preset_changed"] = True
+        if self.training is not None and self.training.source.role == "target":
+            own["source"] = "target"
+        return own
+
+
+@dataclass(frozen=True, eq=False)
+class Purifier:
+    """One defense, or several in sequence; its facts follow from theirs."""
+
+    parts: tuple[Part, ...]
+
+    @cached_property
+    def key(self) -> str:
+        return digest([part.content for part in self.parts])
+
+    @property
+    def name(self) -> str:
+        return "+".join(part.defense.name for part in self.parts)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        if len(self.parts) == 1:
+            return self.parts[0].config
+        return {"chain": [{"name": part.defense.name} | part.config for part in self.parts]}
+
+    @property
+    def trainable(self) -> bool:
+        return any(part.defense.trainable for part in self.parts)
+
+    @property
+    def stochastic(self) -> bool:
+        return any(part.defense.stochastic for part in self.parts)
+
+    @property
+    def control(self) -> bool:
+        return all(part.defense.control for part in self.parts)
+
+    @property
+    def decides_label(self) -> bool:
+        """Whether the last part does: what comes before it only changes what it gets to see."""
+        return self.parts[-1].defense.decides_label
+
+    @property
+    def gate(self) -> float:
+        """The widest of the trained parts': what is not trained has none to lend."""
+        return max((part.defense.gate for part in self.parts if part.defense.trainable), default=0.0)
+
+    @property
+    def seed(self) -> int | None:
+        """The defense seed of the row; None where nothing depends on it."""
+        seeds = [part.training.seed if part.training else part.seed for part in self.parts]
+        return next((seed for seed in seeds if seed is not None), None)
+
+    @cached_property
+    def in_attack(self) -> Purifier:
+        """What attacks run: the same purifier, or its cheaper setting."""
+        return Purifier(
+            tuple(
+                part
+                if part.defense.in_attack is None
+                else replace(part, defense=replace(part.defense, config=part.defense.in_attack))
+                for part in self.parts
+            )
+        )
+
+    @property
+    def is_cheaper_in_attack(self) -> bool:
+        return any(part.defense.in_attack is not None for part in self.parts)
+
+    def copy(self, number: int) -> Purifier:
+        """The same recipe carried out with other seeds: what an attacker can train who lacks the weights."""
+
+        def other(seed: int | None) -> int | None:
+            return None if seed is None else seed + _OTHER_SEEDS + number
+
+        return Purifier(
+            tuple(
+                replace(
+                    part,
+                    training=part.training
+                    and replace(part.training, seed=part.training.seed + _OTHER_SEEDS + number),
+                    seed=other(part.seed),
+                )
+                for part in self.parts
+            )
+        )
+
+    def needs(self) -> tuple[Task, ...]:
+        return tuple(part.training for part in self.parts if part.training is not None)

@@ -1,0 +1,66 @@
+"""The attacker who knows neither target nor defense, and trains classifiers in their place."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from benchmark.refs import AttackRef
+from benchmark.tasks import Candidate, Craft, Purifier, SurfaceSpec, TrainSubstitute, TrainTarget
+from benchmark.threats.contract import Setting, Threat
+
+_ROLE = "substitute"
+
+
+class Transfer(Threat):
+    """Attack classifiers that the attacker trained, and show the images to the pipeline.
+
+    Another architecture and another seed, both trained on the training images; one that learns from 150
+    images and ever more queries (Papernot et al. 2017); and for trained attacks classifiers distilled from
+    the pipeline's labels, once and in turn with the attack (Xiao et al. 2018). What is asked and learned from
+    beside the training images are validation images, which the target was not trained on.
+    """
+
+    name = "transfer"
+    meaning = "knows neither target nor defense, may ask for labels, and attacks classifiers of its own"
+    title = "transfer error"
+    probes = ()
+    images_made_on_target = True
+
+    @classmethod
+    def refuses(cls, attack: AttackRef, purifier: Purifier) -> str | None:
+        if attack.uses == "nothing":
+            return f"{attack.name} takes nothing from the surface: its black-box row says it all"
+        return super().refuses(attack, purifier)
+
+    @classmethod
+    def candidates(cls, setting: Setting) -> tuple[Candidate, ...]:
+        routes = [setting.candidate("clean", None)]
+        return (*routes, *(setting.candidate(*route) for route in cls._routes(setting)))
+
+    @classmethod
+    def baseline(cls, setting: Setting) -> tuple[Craft, ...]:
+        return tuple(craft for _, craft in cls._routes(setting))
+
+    @classmethod
+    def _routes(cls, setting: Setting) -> list[tuple[str, Craft]]:
+        target, oracle = setting.target, setting.surface("pipeline-answers")
+        other = next((ref for ref in setting.substitutes if ref.name != target.target.name), None)
+        seed = replace(target, role=_ROLE)
+        models: dict[str, TrainTarget] = {"other-seed": seed}
+        if other is not None:
+            models["other-architecture"] = replace(target, role=_ROLE, target=other)
+
+        def taught(how: str, start: TrainSubstitute | None = None) -> TrainSubstitute:
+            recipe = other or target.target
+            return TrainSubstitute(
+                target.protocol, target.dataset, recipe, _ROLE, target.seed, oracle, how, start
+            )
+
+        models["jacobian"] = taught("jacobian")
+        routes = {name: setting.craft_on(SurfaceSpec("target", model)) for name, model in models.items()}
+        if setting.attack.trainable:
+            static = taught("distilled")
+            routes["distilled"] = setting.craft_on(SurfaceSpec("target", static))
+            dynamic = replace(taught("dynamic", static), generator=routes["distilled"].training)
+            routes["distilled-in-turn"] = setting.craft_on(SurfaceSpec("target", dynamic))
+        return list(routes.items())

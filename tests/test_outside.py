@@ -1,0 +1,134 @@
+"""Images from outside count, and a pipeline can be taken outside."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+import benchmark
+from benchmark.cli import app
+from benchmark.errors import UserError
+from tests.conftest import REPOSITORY
+
+PLUGIN = REPOSITORY / "tests" / "constructed.py"
+GRID = {
+    "datasets": [{"name": "digits", "n": 40}],
+    "targets": ["nearest-mean"],
+    "defenses": ["identity", "median"],
+    "attacks": [{"name": "pgd", "eps": 0.05, "steps": 10}],
+    "threats": ["white-box"],
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("outside")
+    benchmark.run(GRID, out=folder / "run", store=folder / "store", plugins=[PLUGIN])
+    return folder / "run"
+
+
+def cell(run: Path, defense: str) -> pd.Series:
+    return pd.read_csv(run / "records.csv").set_index("defense").loc[defense]
+
+
+def judged(run: Path, defense: str, images: Path, origin: str) -> str:
+    arguments = ["judge", str(run), "--cell", cell(run, defense)["key"][:10], "--images", str(images)]
+    arguments += ["--origin", origin, "--store", str(run.parent / "store"), "--plugin", str(PLUGIN)]
+    result = CliRunner().invoke(app, arguments)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.output
+
+
+def test_an_image_from_outside_that_fools_the_pipeline_changes_the_rank(run: Path, tmp_path: Path) -> None:
+    board = pd.read_csv(run / "leaderboard.csv").set_index("defense")
+    best = board["error"].idxmin()
+    before = cell(run, best)
+    exported = benchmark.export(run, before["key"], store=run.parent / "store", plugins=[PLUGIN])
+    with torch.no_grad():
+        predicted = exported.pipeline(exported.images).argmax(dim=1)
+    assert (predicted != exported.labels).float().mean() == pytest.approx(before["clean_error"])
+    # the best attack there is on a linear classifier, one step towards each other class
+    found = _all_classes(exported)
+    save_file({"images": found}, tmp_path / "found.safetensors")
+    told = judged(run, best, tmp_path / "found.safetensors", "all classes")
+    after = cell(run, best)
+    by = json.loads(after["routes"])
+    assert by["outside: all classes"] > before["error"]
+    assert after["error"] >= by["outside: all classes"]
+    assert after["key"] == before["key"]
+    assert f"{after['error']:.4f}" in told
+    renewed = pd.read_csv(run / "leaderboard.csv").set_index("defense")
+    assert renewed.loc[best, "error"] > board.loc[best, "error"]
+    again = benchmark.run(GRID, out=run, store=run.parent / "store", plugins=[PLUGIN]).set_index("defense")
+    assert again.loc[best, "error"] == after["error"]
+
+
+def _all_classes(exported: benchmark.outside.Export) -> torch.Tensor:
+    x, y = exported.images, exported.labels
+    best = x.clone()
+    lead = torch.full((len(x),), float("-inf"))
+    for other in range(10):
+        moved = x.clone()
+        for _ in range(20):
+            moved.requires_grad_()
+            scores = exported.pipeline(moved)
+            aim = (scores[:, other] - scores.gather(1, y[:, None])[:, 0]).sum()
+            (gradient,) = torch.autograd.grad(aim, moved)
+            moved = torch.clamp(moved.detach() + 0.01 * gradient.sign(), x - 0.05, x + 0.05).clamp(0, 1)
+        with torch.no_grad():
+            scores = exported.pipeline(moved)
+        found = scores[:, other] - scores.gather(1, y[:, None])[:, 0]
+        found[y == other] = float("-inf")
+        better = found > lead
+        best[better], lead[better] = moved[better], found[better]
+    return best
+
+
+def test_what_leaves_the_ball_does_not_count(run: Path, tmp_path: Path) -> None:
+    before = cell(run, "identity")
+    save_file({"images": torch.rand(40, 1, 28, 28)}, tmp_path / "far.safetensors")
+    judged(run, "identity", tmp_path / "far.safetensors", "far away")
+    after = cell(run, "identity")
+    assert json.loads(after["routes"])["outside: far away"] == 0
+    assert after["error"] == before["error"]
+
+
+@pytest.mark.parametrize(
+    ("tensors", "complaint"),
+    [
+        ({"pictures": torch.zeros(1, 1, 28, 28)}, "no tensor `images`"),
+        ({"images": torch.zeros(1, 3, 28, 28)}, "must be floats"),
+        ({"images": torch.zeros(41, 1, 28, 28)}, "41 images"),
+        ({"images": torch.full((1, 1, 28, 28), float("nan"))}, "not finite"),
+    ],
+)
+def test_what_is_no_such_file_is_refused(
+    run: Path, tmp_path: Path, tensors: dict[str, torch.Tensor], complaint: str
+) -> None:
+    save_file(tensors, tmp_path / "wrong.safetensors")
+    with pytest.raises(UserError, match=complaint):
+        judged(run, "identity", tmp_path / "wrong.safetensors", "nowhere")
+
+
+def test_an_unknown_cell_is_refused(run: Path) -> None:
+    with pytest.raises(UserError, match="no cells"):
+        benchmark.export(run, "zzz", store=run.parent / "store", plugins=[PLUGIN])
+
+
+def test_an_exported_cell_can_be_taken_up_by_its_script(run: Path, tmp_path: Path) -> None:
+    key = cell(run, "median")["key"]
+    arguments = ["export", str(run), "--cell", key, "--out", str(tmp_path), "--plugin", str(PLUGIN)]
+    result = CliRunner().invoke(app, [*arguments, "--store", str(run.parent / "store")])
+    assert result.exit_code == 0, result.output
+    names: dict[str, object] = {}
+    exec((tmp_path / "pipeline.py").read_text(), names)
+    images = load_file(tmp_path / "images.safetensors")["images"]
+    assert torch.equal(images, names["images"])
+    assert names["pipeline"](images).shape == (40, 10)

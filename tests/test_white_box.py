@@ -1,0 +1,225 @@
+"""What the attackers do who know the defense, or may ask it: surfaces, presets, judging."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import benchmark
+from tests.conftest import REPOSITORY
+
+PGD = {"name": "pgd", "eps": 0.1, "steps": 10}
+CONSTRUCTED = [REPOSITORY / "tests" / name for name in ("constructed.py", "deceivers.py")]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory):
+    """Runs a grid on 40 digits against a linear classifier and gives the records by defense."""
+    folder = tmp_path_factory.mktemp("white-box")
+
+    def runner(out: Path | None = None, sanity: str = "fast", **keys: Any) -> pd.DataFrame:
+        grid = {
+            "datasets": [{"name": "digits", "n": 40}],
+            "targets": ["nearest-mean"],
+            "attacks": [PGD],
+            "threats": ["white-box"],
+        }
+        return benchmark.run(
+            grid | keys,
+            out=out or folder / "out",
+            store=folder / "store",
+            plugins=CONSTRUCTED,
+            sanity=sanity,
+        ).set_index("defense", drop=False)
+
+    return runner
+
+
+def routes(row: pd.Series) -> dict[str, float]:
+    return json.loads(row["routes"])
+
+
+def test_the_bank_leads_through_a_purifier_that_answers_with_training_images(run) -> None:
+    records = run(defenses=["nearest-neighbour"], attacks=[PGD | {"eps": 0.2}])
+    by = routes(records.loc["nearest-neighbour"])
+    assert by["bank"] > by["exact"] + 0.2
+    assert by["bank"] > by["bpda-identity"] + 0.1
+    assert records.loc["nearest-neighbour", "error"] >= by["bank"]
+
+
+def test_a_stand_in_is_attacked_beside_the_pipeline_and_not_in_its_place(run) -> None:
+    row = run(defenses=["helpful-mask"]).loc["helpful-mask"]
+    by = routes(row)
+    assert set(by) >= {"clean", "target-only", "exact", "bpda-identity", "from-target-only", "bank"}
+    assert by["unmasked"] > by["bpda-identity"] + 0.2
+    assert row["error"] >= by["unmasked"]
+
+
+def test_a_latent_space_is_searched_by_the_attack_that_needs_one(run) -> None:
+    attack = {"name": "on-manifold", "eps": 4.0, "distance": "l2", "steps": 60}
+    records = run(
+        defenses=["narrow-generator", "identity"], attacks=[attack], threats=["black-box", "white-box"]
+    )
+    aware = records[records["threat"] == "white-box"]
+    assert aware.loc["narrow-generator", "error"] > 0.9
+    assert aware.loc["narrow-generator", "l2"] <= 4 + 1e-5
+    assert pd.isna(aware.loc["narrow-generator", "error_baseline"])
+    assert aware.loc["identity", "status"] == "skipped"
+    assert set(records[records["threat"] == "black-box"]["status"]) == {"skipped"}
+
+
+def test_strong_goes_on_until_more_finds_no_more(run) -> None:
+    threats = [{"name": "white-box", "preset": preset} for preset in ("fast", "strong")]
+    weak = {"name": "pgd", "eps": 0.1, "steps": 2, "alpha": 0.01, "random_start": False}
+    records = run(defenses=["identity"], attacks=[weak, PGD], threats=threats)
+    error = {
+        (row["attack_config"].count('"steps":2') == 1, json.loads(row["threat_config"])["preset"]): row
+        for _, row in records.iterrows()
+    }
+    assert error[True, "strong"]["error"] > error[True, "fast"]["error"] + 0.1
+    assert "unchecked:not-converged" in error[True, "fast"]["flags"]
+    assert "not-converged" not in error[False, "strong"]["flags"]
+    assert error[False, "strong"]["error"] >= error[False, "fast"]["error"]
+
+
+def test_an_attack_that_would_go_on_finding_is_doubted(run) -> None:
+    threat = {"name": "white-box", "preset": "strong"}
+    row = run(defenses=["identity"], attacks=["crawl"], threats=[threat]).loc["identity"]
+    assert "not-converged" in row["flags"].split()
+    assert row["error"] < 1
+
+
+@pytest.mark.parametrize(
+    ("defense", "flag"),
+    [
+        ("counts-calls", "hidden-randomness"),
+        ("shows-attackers-another", "hidden-randomness"),
+        ("looks-around", "batch-dependent"),
+        ("prototypes", "target-dependent"),
+    ],
+)
+def test_what_answers_otherwise_is_doubted_or_fails(run, defense: str, flag: str) -> None:
+    row = run(defenses=[defense], attacks=[PGD | {"eps": 0.02}], threats=["black-box"]).loc[defense]
+    assert row["status"] == "failed" or flag in str(row["flags"]).split()
+    honest = run(defenses=["identity"], attacks=[PGD | {"eps": 0.02}], threats=["black-box"]).loc["identity"]
+    assert pd.isna(honest["flags"])
+
+
+def test_probabilities_for_scores_are_doubted(run) -> None:
+    row = run(targets=["sure-mean"], defenses=["identity"], attacks=[PGD | {"eps": 0.01}]).loc["identity"]
+    assert "probabilities-not-logits" in row["flags"].split()
+
+
+def test_the_costly_checks_are_made_when_asked_for(run) -> None:
+    names = {"fd-mismatch", "unbounded-fails", "noise-beats-attack"}
+    attack = PGD | {"eps": 0.05}
+    fast = run(defenses=["identity"], attacks=[attack]).loc["identity"]
+    assert {f"unchecked:{name}" for name in names} <= set(fast["flags"].split())
+    full = run(defenses=["identity", "median", "wrong-slope", "constant"], attacks=[attack], sanity="full")
+    for honest in ("identity", "median"):
+        flags = set(str(full.loc[honest, "flags"]).split())
+        assert not flags & (names | {f"unchecked:{name}" for name in names}), honest
+    assert "fd-mismatch" in full.loc["wrong-slope", "flags"].split()
+    assert "unbounded-fails" in full.loc["constant", "flags"].split()
+
+
+def test_an_attack_that_is_outdone_by_noise_or_by_one_step_is_doubted(run) -> None:
+    stuck = {"name": "pgd", "eps": 0.3, "steps": 10, "alpha": 1e-6, "random_start": False}
+    attacks = [stuck, {"name": "fgsm", "eps": 0.3}, {"name": "uniform-noise", "eps": 0.3}]
+    records = run(datasets=[{"name": "digits", "n": 60}], defenses=["identity"], attacks=attacks)
+    flags = records.set_index("attack").loc["pgd", "flags"].split()
+    assert "single-beats-multi" in flags
+    unaware = run(
+        datasets=[{"name": "digits", "n": 200}], defenses=["identity"], attacks=attacks, threats=["black-box"]
+    ).set_index("attack")
+    worse = unaware.loc["uniform-noise", "error"] > unaware.loc["pgd", "error"] + 0.05
+    assert ("noise-beats-attack" in str(unaware.loc["pgd", "flags"])) == worse
+
+
+def test_a_larger_ball_in_which_less_falls_is_doubted(run) -> None:
+    sizes = [
+        {"name": "pgd", "eps": eps, "steps": 10, "alpha": 0.01, "random_start": False} for eps in (0.1, 0.3)
+    ]
+    records = run(defenses=["identity"], attacks=sizes)
+    assert not records["flags"].str.contains("not-monotone").any()
+
+
+def test_judges(run) -> None:
+    judges = ["one", "mean-8", "worst-8", "majority-8"]
+    records = run(
+        defenses=["declared-noise"],
+        attacks=[{"name": "fgsm", "eps": 0.02}],
+        threats=[{"name": "black-box", "judge": judge} for judge in judges],
+    ).set_index("judge")
+    clean = records["clean_error"]
+    assert clean["worst-8"] > clean["mean-8"] > clean["majority-8"] - 1e-9
+    assert clean["worst-8"] > clean["one"]
+    assert (records["error"] * 40 % 1).round(6)["one"] in (0, 1)
+    assert records.loc["mean-8", "error"] * 40 * 8 == pytest.approx(
+        round(records.loc["mean-8", "error"] * 320)
+    )
+    assert records.loc["worst-8", "error"] >= records.loc["mean-8", "error"]
+
+
+def test_an_unknown_judge_is_refused(run) -> None:
+    with pytest.raises(benchmark.errors.UserError, match="judge"):
+        run(defenses=["identity"], threats=[{"name": "white-box", "judge": "best-3"}])
+
+
+def test_who_may_only_ask_uses_no_gradient(run) -> None:
+    square = {"name": "square", "eps": 0.2, "steps": 60}
+    records = run(defenses=["detached", "identity"], attacks=[square, PGD], threats=["query"])
+    asked = records[records["attack"] == "square"]
+    assert (asked["backwards"] == 0).all()
+    assert (asked["purifies"] > 0).all()
+    assert asked.loc["detached", "error"] > asked.loc["detached", "clean_error"]
+    assert set(records[records["attack"] == "pgd"]["status"]) == {"skipped"}
+
+
+def test_copies_are_trained_from_other_seeds(run) -> None:
+    records = run(
+        defenses=[{"name": "shift", "strength": 0.1}, "declared-noise"],
+        threats=[{"name": "gray-box", "copies": 1}, "white-box"],
+    )
+    for defense in ("shift", "declared-noise"):
+        gray, white = (
+            records[(records["defense"] == defense) & (records["threat"] == threat)].iloc[0]
+            for threat in ("gray-box", "white-box")
+        )
+        assert {"copy-1-exact", "copy-1-bpda-identity", "target-only"} <= set(routes(gray))
+        assert "exact" in routes(white)
+        assert gray["error"] > gray["clean_error"]
+
+
+def test_substitutes_are_trained_and_their_images_transfer(run) -> None:
+    records = run(
+        datasets=[{"name": "few-digits", "n": 40}],
+        defenses=["identity", "median"],
+        attacks=[PGD | {"eps": 0.2}],
+        threats=["transfer", "black-box"],
+    )
+    transfer = records[records["threat"] == "transfer"]
+    by = routes(transfer.loc["identity"])
+    assert {"other-seed", "jacobian", "clean"} <= set(by)
+    assert by["jacobian"] > by["clean"] + 0.2
+    assert (transfer["error"] > transfer["clean_error"] + 0.2).all()
+    assert transfer["recovered"].notna().all()
+
+
+def test_the_worst_case_over_threats_is_never_better_for_the_defender_than_a_cell(
+    run, tmp_path: Path
+) -> None:
+    threats = ["black-box", "query", "gray-box", "white-box"]
+    attacks = [PGD, {"name": "fgsm", "eps": 0.1}, {"name": "square", "eps": 0.1, "steps": 20}, "deepfool"]
+    records = run(tmp_path, defenses=["identity", "median", "detached"], attacks=attacks, threats=threats)
+    board = pd.read_csv(tmp_path / "leaderboard.csv").set_index(["defense", "threat"])
+    for defense in ("identity", "median", "detached"):
+        cells = records[
+            (records["defense"] == defense) & (records["eps"] == 0.1) & (records["status"] == "ok")
+        ]
+        assert board.loc[(defense, "white-box"), "error"] >= cells["error"].max()
+        assert board.loc[(defense, "white-box"), "gap"] >= 0

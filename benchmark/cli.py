@@ -129,6 +129,29 @@ def tables(run: Annotated[Path, typer.Argument(help="The folder of a run.")]) ->
 
 
 @app.command()
+def compare(
+    run: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    paper: Annotated[str, typer.Option("--paper", help="Whose figures, e.g. ape-gan.")],
+    counts_as: Annotated[
+        list[str] | None,
+        typer.Option("--counts-as", help="OURS=THEIRS: a data set of the run and the one it is a copy of."),
+    ] = None,
+) -> None:
+    """Print a paper's published figures beside those of a run, as Markdown."""
+    from benchmark.compare import compare as compared
+    from benchmark.compare import comparison
+    from benchmark.runs import read_records
+
+    copies = {}
+    for pair in counts_as or []:
+        ours, equals, theirs = pair.partition("=")
+        if not (ours and equals and theirs):
+            raise UserError(f"--counts-as takes OURS=THEIRS, got {pair!r}", hint="two names of data sets")
+        copies[ours] = theirs
+    typer.echo(comparison(compared(read_records(run), paper, copies), paper), nl=False)
+
+
+@app.command()
 def doctor(data: Data = None, store: StoreUrl = None, plugin: Plugins = None) -> None:
     """Say what this machine has, and what stands in the way of a run."""
     from benchmark.doctor import examine

@@ -7,7 +7,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -90,6 +90,20 @@ def fingerprint(path: Path, module: str) -> str:
 
 def normalised(path: Path) -> str:
     """The code of a file without comments, docstrings and layout."""
+    return _normalised(path, _version(path))
+
+
+def _version(path: Path) -> tuple[int, int]:
+    """Tells a file from what it was before: plugins import the same modules, and each is read once."""
+    try:
+        status = path.stat()
+    except OSError:
+        return (0, 0)  # reading it says what is wrong
+    return (status.st_mtime_ns, status.st_size)
+
+
+@cache
+def _normalised(path: Path, version: tuple[int, int]) -> str:
     tree = parse(path)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
@@ -111,7 +125,7 @@ def _collect(path: Path, module: str, files: dict[str, Path], libraries: set[str
         return
     files[module] = path
     own = module.partition(".")[0]
-    for name in _imports(parse(path), module, is_package=path.name == "__init__.py"):
+    for name in _imported(path, module, _version(path)):
         top = name.partition(".")[0]
         if top in sys.stdlib_module_names or top in _FRAMEWORK:
             continue
@@ -121,6 +135,11 @@ def _collect(path: Path, module: str, files: dict[str, Path], libraries: set[str
         source = _source(name)  # the project's, the plugin's own, or a file that no distribution owns
         if source is not None:
             _collect(source, name, files, libraries)
+
+
+@cache
+def _imported(path: Path, module: str, version: tuple[int, int]) -> tuple[str, ...]:
+    return tuple(_imports(parse(path), module, is_package=path.name == "__init__.py"))
 
 
 def _imports(tree: ast.Module, module: str, *, is_package: bool) -> Iterator[str]:
@@ -147,7 +166,15 @@ def _source(module: str) -> Path | None:
 
 
 @cache
+def _distributions() -> Mapping[str, list[str]]:
+    """The distributions of each top-level module; slow, as it reads the file lists of all of them."""
+    return importlib.metadata.packages_distributions()
+
+
+@cache
 def release(library: str) -> str:
     """The installed release of a top-level module; empty where no distribution owns it."""
-    distributions = importlib.metadata.packages_distributions().get(library, [])
+    if library not in _distributions():
+        _distributions.cache_clear()  # it may have been installed since
+    distributions = _distributions().get(library, [])
     return ",".join(sorted(f"{name}-{importlib.metadata.version(name)}" for name in distributions))

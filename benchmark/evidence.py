@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.plan import Cell
+from benchmark.cells import Cell
 from benchmark.records import Result, Row
 
 TOLERANCE = 1e-6

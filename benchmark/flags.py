@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.plan import Cell
+from benchmark.cells import Cell
 from benchmark.threats import THREATS
 
 _MOVED_SHARE = 0.5

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -29,31 +29,39 @@ _OWN_KEYS: dict[str, tuple[str, ...]] = {
     "dataset": ("n",),
     "target": (),
     "defense": (),
-    "attack": ("n",),
+    "attack": ("n", "craft_on"),
 }
 _DEFENSE_KEYS = ("n", "source")
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A plugin that a grid names, with its validated parameters and the harness's own keys."""
+    """A plugin that a grid names, with its validated parameters and the harness's own keys.
+
+    `craft_on` is the target on which an attack makes its images, where that is not the cell's own.
+    """
 
     entry: Entry
     plugin: type[Plugin[Any]]
     config: Config
     n: int | None = None
+    craft_on: Choice | None = None
+
+
+Source = Choice | Literal["default", "target"]
 
 
 @dataclass(frozen=True)
 class DefenseChoice:
     """Defenses in sequence, mostly one, with the harness's own keys.
 
-    `source_is_target` is None where the entry leaves it to the grid.
+    `source` is the classifier that they are trained with: the data set's own, the cell's target, or a
+    target that is named; None where the entry leaves it to the grid.
     """
 
     parts: tuple[Choice, ...]
     n: int | None = None
-    source_is_target: bool | None = None
+    source: Source | None = None
 
 
 @dataclass(frozen=True)
@@ -173,13 +181,11 @@ class _Reader:
             for name in ("datasets", "targets", "attacks")
         }
         defenses = [choice for at, value in lists["defenses"] for choice in self._defenses(at, value)]
-        everywhere = self._source(path, data) or False
+        everywhere = self._source(path, data) or "default"
         return Block(
             datasets=plugins["datasets"],
             targets=plugins["targets"],
-            defenses=tuple(
-                replace(d, source_is_target=everywhere) if d.source_is_target is None else d for d in defenses
-            ),
+            defenses=tuple(replace(d, source=d.source or everywhere) for d in defenses),
             attacks=plugins["attacks"],
             threats=tuple(threat for at, value in lists["threats"] for threat in self._threat(at, value)),
             seeds=self._seeds(path, data.get("seeds", [0])),
@@ -206,10 +212,10 @@ class _Reader:
             own = {key: value[key] for key in _DEFENSE_KEYS if key in value}
             value = {key: member for key, member in value.items() if key not in own}
         n = self._count((*path, "n"), own.get("n"))
-        source_is_target = self._source(path, own)
+        source = self._source(path, own)
         if not (isinstance(value, Mapping) and "chain" in value):
             for choice in self._choices("defense", path, value):
-                yield DefenseChoice((choice,), n, source_is_target)
+                yield DefenseChoice((choice,), n, source)
             return
         self._only_keys(path, value, ("chain", *_DEFENSE_KEYS))
         members = value["chain"]
@@ -227,7 +233,7 @@ class _Reader:
                 continue
             links.append(list(self._choices("defense", at, member)))
         for parts in itertools.product(*links):
-            yield DefenseChoice(parts, n, source_is_target)
+            yield DefenseChoice(parts, n, source)
 
     def _choices(self, kind: str, path: PathInDocument, value: Any) -> Iterator[Choice]:
         """The choices that one entry stands for: several where it sweeps a field."""
@@ -252,10 +258,13 @@ class _Reader:
             return
         own = {key: given.pop(key) for key in _OWN_KEYS[kind] if key in given}
         n = self._count((*path, "n"), own.get("n"))
+        bases: list[Choice | None] = [None]
+        if "craft_on" in own:
+            bases = list(self._choices("target", (*path, "craft_on"), own["craft_on"]))
         for parameters in self._swept(path, plugin.config_type(), given):
             config = self._config(kind, name, plugin.config_type(), path, parameters)
             if config is not None:
-                yield Choice(entry, plugin, config, n)
+                yield from (Choice(entry, plugin, config, n, base) for base in bases)
 
     def _name_and_rest(
         self, kind: str, path: PathInDocument, value: Any
@@ -333,12 +342,18 @@ class _Reader:
         if config is not None:
             yield ThreatChoice(name, config.model_dump())
 
-    def _source(self, path: PathInDocument, data: Mapping[str, Any]) -> bool | None:
+    def _source(self, path: PathInDocument, data: Mapping[str, Any]) -> Source | None:
         if "source" not in data:
             return None
-        if data["source"] not in ("target", "default"):
-            self._wrong((*path, "source"), f"source must be 'default' or 'target', got {data['source']!r}")
-        return bool(data["source"] == "target")
+        value = data["source"]
+        if value == "target" or value == "default":
+            return value  # type: ignore[no-any-return]
+        names = self._registry.names("target")
+        if isinstance(value, Mapping) or value in names:
+            return next(self._choices("target", (*path, "source"), value), None)
+        told = f"source must be 'default', 'target' or the name of a target, got {value!r}"
+        self._wrong((*path, "source"), told, nearest(str(value), names))
+        return None
 
     def _count(self, path: PathInDocument, value: Any) -> int | None:
         if value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0):

@@ -4,12 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import cached_property
 from typing import Any
+
+_quoted = json.encoder.encode_basestring_ascii
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+class Fixed(dict[str, Any]):
+    """A JSON mapping that changes no more and is part of many others: its text is worked out once."""
+
+    @cached_property
+    def text(self) -> str:
+        return canonical(dict(self))
 
 
 def canonical(value: Any) -> str:
     """`value` (JSON types only) as JSON text that is the same for equal values."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    if isinstance(value, Fixed):
+        return value.text
+    if type(value) is dict and Fixed in map(type, value.values()):
+        return "{" + ",".join([f"{_quoted(name)}:{_told(value[name])}" for name in sorted(value)]) + "}"
+    return _ENCODER.encode(value)
+
+
+def _told(value: Any) -> str:
+    if type(value) is str:
+        return _quoted(value)
+    return value.text if type(value) is Fixed else canonical(value)
 
 
 def digest(value: Any) -> str:

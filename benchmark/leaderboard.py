@@ -109,7 +109,7 @@ def _standing(everything: Sequence[Evidence], own: list[Evidence]) -> _Standing:
         if here:
             reaching = [e for e in about if e.ok and _fits(e, seeds) and e.inside(norm, eps).any()]
             counted = list(dict.fromkeys((*here, *reaching)))
-            attacks += [e.cell.attack.name for e in counted]
+            attacks += [e.cell.attack_label for e in counted]
             # only images that have met every attack: a strong one on few images is not thinned by the rest
             errors[seeds] = _worst_case(counted, min(len(e.wrong) for e in counted), norm, eps)
     return _Standing(own, list(dict.fromkeys(attacks)), errors, incomplete)

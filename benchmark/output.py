@@ -13,8 +13,8 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
+from benchmark.cells import Cell
 from benchmark.errors import UserError
-from benchmark.plan import Cell
 from benchmark.records import Result, Row
 
 

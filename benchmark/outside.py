@@ -14,10 +14,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from benchmark.cells import Cell
 from benchmark.errors import Problem, UserError
 from benchmark.noise import StreamNoise
 from benchmark.output import write_json
-from benchmark.plan import Cell, Plan
+from benchmark.plan import Plan
 from benchmark.purifier import PurifierModule
 from benchmark.tasks import Candidate, Handed, Purify, Score
 from benchmark.work.workshop import Workshop, address

@@ -7,52 +7,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from benchmark.cells import Cell, CellMaker, ChosenAttack, Sanity, ThreatRef
 from benchmark.errors import UserError, nearest
-from benchmark.keys import canonical, digest
-from benchmark.refs import AttackRef, DatasetRef, DefenseRef, PluginRef
-from benchmark.tasks import (
-    SHARD_SIZE,
-    Craft,
-    Effort,
-    Examine,
-    NoiseSearch,
-    Part,
-    Probe,
-    Protocol,
-    Purifier,
-    Purify,
-    Score,
-    Shard,
-    Slope,
-    Task,
-    TrainDefense,
-    TrainTarget,
-)
-from benchmark.threats import ALIASES, THREATS
-from benchmark.threats.contract import Setting, ThreatConfig
-
-_FIRST = 64
-"""Images on which efforts are found and costly checks are made."""
-
-_NOISE_SAMPLES = 100
-
-Sanity = Literal["fast", "full"]
-
-
-@dataclass(frozen=True, eq=False)
-class ThreatRef:
-    """A threat by name, with its configuration."""
-
-    name: str
-    config: Mapping[str, Any]
-
-    @cached_property
-    def typed(self) -> ThreatConfig:
-        return THREATS[self.name].config_type(**self.config)
+from benchmark.refs import DatasetRef, DefenseRef, PluginRef
+from benchmark.tasks import Once, Part, Protocol, Purifier, Task, TrainDefense, TrainTarget
+from benchmark.threats import ALIASES
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,22 +27,15 @@ class SizedDataset:
 
 @dataclass(frozen=True, eq=False)
 class ChosenDefense:
-    """Defenses in sequence (mostly one), a lower limit of images, and whether the target is their source.
+    """Defenses in sequence (mostly one), a lower limit of images, and the classifier they are trained with.
 
-    `on` gives the defenses for each data set, by its title.
+    `on` gives the defenses for each data set, by its title. `source` is the data set's own by default, the
+    cell's target, or a named target with the seed of the cell's.
     """
 
     on: Mapping[str, tuple[DefenseRef, ...]]
     n: int | None = None
-    source_is_target: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class ChosenAttack:
-    """An attack, and a lower limit of images if it has one."""
-
-    attack: AttackRef
-    n: int | None = None
+    source: PluginRef | Literal["default", "target"] = "default"
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,84 +54,6 @@ class Product:
     """The default source classifier of each data set, by the data set's name."""
     substitutes: Mapping[str, tuple[PluginRef, ...]] = field(default_factory=dict)
     """Classifiers that suit each data set, for attackers who train one of their own."""
-
-
-@dataclass(frozen=True, eq=False)
-class Checks:
-    """What is looked for beside errors. The last three are costly, and made where the user asks for them."""
-
-    examine: Examine
-    slope: Slope | None = None
-    unbounded: Score | None = None
-    noise: NoiseSearch | None = None
-
-    @property
-    def tasks(self) -> tuple[Task, ...]:
-        there = (self.examine, self.slope, self.unbounded, self.noise)
-        return tuple(task for task in there if task is not None)
-
-
-@dataclass(frozen=True, eq=False)
-class Cell:
-    """One row of the records. A seed is None where nothing depends on it."""
-
-    dataset: DatasetRef
-    target: TrainTarget
-    purifier: Purifier
-    attack: AttackRef
-    threat: ThreatRef
-    attack_seed: int | None
-    n: int
-    scores: tuple[Score, ...]
-    probes: tuple[Probe, ...]
-    checks: Checks | None = None
-    skipped: str | None = None
-
-    @property
-    def tasks(self) -> tuple[Task, ...]:
-        """What its row is made of."""
-        return (*self.probes, *(self.checks.tasks if self.checks else ()), *self.scores)
-
-    @property
-    def efforts(self) -> tuple[Effort, ...]:
-        """What was found to be worth it, for each surface."""
-        crafts = [candidate.craft for score in self.scores for candidate in score.candidates]
-        found = [craft.effort for craft in crafts if isinstance(craft, Craft) and craft.effort is not None]
-        return tuple({effort.key: effort for effort in found}.values())
-
-    @property
-    def key(self) -> str:
-        """The identity of the row: of all that its figures depend on."""
-        return digest({"identity": self.identity, "scores": [score.key for score in self.scores]})
-
-    @property
-    def attack_config(self) -> dict[str, Any]:
-        """The attack's parameters, less those with a column of their own."""
-        return {k: v for k, v in self.attack.config.items() if k not in ("eps", "backend")}
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """The columns that name the cell."""
-        return {
-            "dataset": self.dataset.title,
-            "target": self.target.target.name,
-            "target_config": canonical(dict(self.target.target.config)),
-            "defense": self.purifier.name,
-            "defense_config": canonical(self.purifier.config),
-            "attack": self.attack.name,
-            "attack_config": canonical(self.attack_config),
-            "backend": self.attack.backend,
-            "threat": self.threat.name,
-            "threat_config": canonical(dict(self.threat.config)),
-            "judge": self.threat.config["judge"],
-            "targeted": self.attack.targeted,
-            "norm": self.attack.norm,
-            "eps": self.attack.eps,
-            "target_seed": self.target.seed,
-            "defense_seed": self.purifier.seed,
-            "attack_seed": self.attack_seed,
-            "n": self.n,
-        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,14 +87,12 @@ def make_plan(
         UserError: `only` names no column, or no cell is left.
     """
     cells: dict[str, Cell] = {}
+    once = Once()
     for product in products:
-        for cell in _cells(product, protocol, sanity):
+        for cell in _cells(product, protocol, sanity, once):
             cells.setdefault(cell.key, cell)
-    kept = [
-        cell
-        for cell in cells.values()
-        if all(_is(cell, *pair) for pair in _checked(only or {}, cells.values()))
-    ]
+    wanted = _checked(only or {}, cells.values())
+    kept = [cell for cell in cells.values() if all(_is(cell, *pair) for pair in wanted)]
     if not kept:
         raise UserError(
             "nothing to run: no cell of the grid matches every --only"
@@ -260,145 +135,57 @@ def _read(text: str, like: Any) -> Any:
     return ALIASES.get(text, text) if isinstance(like, str) else text or None
 
 
-def _cells(product: Product, protocol: Protocol, sanity: Sanity) -> Iterator[Cell]:
+def _cells(product: Product, protocol: Protocol, sanity: Sanity, once: Once) -> Iterator[Cell]:
     for sized, target_ref, target_seed in itertools.product(
         product.datasets, product.targets, product.target_seeds
     ):
         dataset = sized.dataset
-        target = TrainTarget(protocol, dataset, target_ref, "target", target_seed)
-        source = TrainTarget(protocol, dataset, product.sources[dataset.name], "source", 0)
+        target = once(TrainTarget, protocol, dataset, target_ref, "target", target_seed)
+        source = once(TrainTarget, protocol, dataset, product.sources[dataset.name], "source", 0)
         for chosen in product.defenses:
-            teacher = target if chosen.source_is_target else source
-            for purifier in _purifiers(chosen.on[dataset.title], teacher, product.defense_seeds):
+            teacher = source
+            if chosen.source != "default":
+                ref = target_ref if chosen.source == "target" else chosen.source
+                teacher = once(TrainTarget, protocol, dataset, ref, "target", target_seed)
+            other = teacher.role == "target" and teacher.key != target.key
+            for purifier in _purifiers(chosen.on[dataset.title], teacher, product.defense_seeds, other, once):
+                substitutes = product.substitutes.get(dataset.name, ())
+                maker = CellMaker(target, purifier, substitutes, sanity, once)
                 for met in product.attacks:
                     n = min(limit for limit in (sized.n, chosen.n, met.n) if limit is not None)
                     seeds = product.attack_seeds if met.attack.seeded else (None,)
                     for threat, seed in itertools.product(product.threats, seeds):
-                        substitutes = product.substitutes.get(dataset.name, ())
-                        yield _Cells(target, purifier, substitutes, sanity).make(met.attack, threat, seed, n)
+                        yield maker.make(met, threat, seed, n)
 
 
 def _purifiers(
-    defenses: tuple[DefenseRef, ...], source: TrainTarget, seeds: tuple[int, ...]
+    defenses: tuple[DefenseRef, ...], source: TrainTarget, seeds: tuple[int, ...], other: bool, once: Once
 ) -> Iterator[Purifier]:
+    """The purifier with each seed; `other` tells that its source is another target than it stands before."""
     seeded = any(defense.trainable or defense.stochastic for defense in defenses)
     for seed in seeds if seeded else (None,):
-        yield Purifier(tuple(_part(defense, source, seed) for defense in defenses))
+        yield once(Purifier, tuple(once(_part, defense, source, seed, other) for defense in defenses))
 
 
-def _part(defense: DefenseRef, source: TrainTarget, seed: int | None) -> Part:
+def _part(defense: DefenseRef, source: TrainTarget, seed: int | None, other: bool) -> Part:
     training = None
     if defense.trainable and seed is not None:
         training = TrainDefense(source.protocol, source.dataset, defense, source, seed)
-    return Part(defense, training, seed if defense.stochastic else None)
+    return Part(defense, training, seed if defense.stochastic else None, other)
 
 
-@dataclass(frozen=True, eq=False)
-class _Cells:
-    """Makes the cells of one purifier in front of one target."""
+def _ordered(cells: Iterable[Cell]) -> Iterable[Task]:
+    """The tasks of the cells, each once and after those that it needs."""
+    ordered: dict[str, Task] = {}
 
-    target: TrainTarget
-    purifier: Purifier
-    substitutes: tuple[PluginRef, ...]
-    sanity: Sanity
-
-    def make(self, attack: AttackRef, threat: ThreatRef, seed: int | None, n: int) -> Cell:
-        refusal = THREATS[threat.name].refuses(attack, self.purifier)
-        scores: list[Score] = []
-        probes: list[Probe] = []
-        for start in range(0, 0 if refusal else n, SHARD_SIZE):
-            setting = self._setting(attack, threat, seed, n, start)
-            scores.append(self._score(setting, threat))
-            probes += [
-                Probe(self.target.protocol, setting.surface(form), setting.shard)
-                for form in THREATS[threat.name].probes
-            ]
-        return Cell(
-            dataset=self.target.dataset,
-            target=self.target,
-            purifier=self.purifier,
-            attack=attack,
-            threat=threat,
-            attack_seed=seed,
-            n=n,
-            scores=tuple(scores),
-            probes=tuple(probes),
-            checks=None if refusal else self._checks(attack, threat, seed, n, scores[0]),
-            skipped=refusal,
-        )
-
-    def _setting(
-        self,
-        attack: AttackRef,
-        threat: ThreatRef,
-        seed: int | None,
-        n: int,
-        start: int,
-        stop: int | None = None,
-    ) -> Setting:
-        dataset = self.target.dataset
-        return Setting(
-            self.target.protocol,
-            self.target,
-            self.purifier,
-            attack,
-            seed,
-            shard=Shard(dataset, start, stop or min(start + SHARD_SIZE, n)),
-            first=Shard(dataset, 0, min(_FIRST, n)),
-            config=threat.typed,
-            substitutes=self.substitutes,
-        )
-
-    def _score(self, setting: Setting, threat: ThreatRef) -> Score:
-        draws = setting.config.draws if self.purifier.stochastic else 1
-        names = (
-            ["select"]
-            if not self.purifier.stochastic
-            else ["judge", *(f"judge-{i}" for i in range(1, draws))]
-        )
-        return Score(
-            setting.protocol,
-            target=self.target,
-            purifier=self.purifier,
-            attack=setting.attack,
-            shard=setting.shard,
-            judge=setting.config.judge,
-            candidates=THREATS[threat.name].candidates(setting),
-            baseline=THREATS[threat.name].baseline(setting),
-            clean=self._purify(setting.shard),
-            clean_judged=tuple(self._purify(setting.shard, name) for name in names),
-        )
-
-    def _purify(self, shard: Shard, draw: str = "select") -> Purify:
-        return Purify(self.target.protocol, self.purifier, shard, None, draw)
-
-    def _checks(self, attack: AttackRef, threat: ThreatRef, seed: int | None, n: int, first: Score) -> Checks:
-        protocol = self.target.protocol
-        examine = Examine(protocol, self.target, self.purifier, first.shard, self._purify(first.shard))
-        knows_all = THREATS[threat.name].knows_all
-        if self.sanity == "fast" or not knows_all or attack.eps is None or attack.unbounded is None:
-            return Checks(examine)
-        everywhere = replace(attack, config=attack.unbounded.config, eps=attack.unbounded.eps)
-        setting = self._setting(everywhere, threat, seed, n, 0, min(_FIRST, n))
-        return Checks(
-            examine,
-            slope=Slope(protocol, setting.surface("pipeline"), setting.first),
-            unbounded=self._score(setting, threat),
-            noise=NoiseSearch(protocol, first, _NOISE_SAMPLES),
-        )
-
-
-def _ordered(cells: Iterable[Cell]) -> Iterator[Task]:
-    seen: set[str] = set()
-
-    def visit(task: Task) -> Iterator[Task]:
-        if task.key in seen:
+    def visit(task: Task) -> None:
+        if task.key in ordered:
             return
-        seen.add(task.key)
         for needed in task.needs():
-            yield from visit(needed)
-        yield task
+            visit(needed)
+        ordered[task.key] = task
 
     for cell in cells:
         for task in cell.tasks:
-            yield from visit(task)
+            visit(task)
+    return ordered.values()

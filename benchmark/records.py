@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow
 from numpy.typing import NDArray
 
+from benchmark.cells import Cell
 from benchmark.errors import BudgetError, Failure, PluginError, worst
 from benchmark.flags import Findings, cell_flags, check_flags, gradient_flags, movement_flags
-from benchmark.plan import Cell
 from benchmark.stats import wilson
 from benchmark.tasks import Task
 from benchmark.threats import THREATS

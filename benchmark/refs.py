@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from benchmark.keys import canonical
+from benchmark.keys import Fixed, canonical
 from benchmark.plugin import Norm
 
 
@@ -18,9 +19,14 @@ class PluginRef:
     config: Mapping[str, Any]
     code: str
 
-    @property
-    def content(self) -> dict[str, Any]:
-        return {"name": self.name, "config": dict(self.config), "code": self.code}
+    @cached_property
+    def content(self) -> Fixed:
+        return Fixed(name=self.name, config=dict(self.config), code=self.code)
+
+    @cached_property
+    def config_text(self) -> str:
+        """The parameters as a column of the records."""
+        return canonical(dict(self.config))
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,11 +39,11 @@ class DatasetRef(PluginRef):
     @property
     def title(self) -> str:
         """The name, with its parameters where it has any: two settings of a data set are two data sets."""
-        return f"{self.name} {canonical(dict(self.config))}" if self.config else self.name
+        return f"{self.name} {self.config_text}" if self.config else self.name
 
-    @property
-    def content(self) -> dict[str, Any]:
-        return super().content | {"images": self.images}
+    @cached_property
+    def content(self) -> Fixed:
+        return Fixed(super().content, images=self.images)
 
 
 @dataclass(frozen=True, eq=False)

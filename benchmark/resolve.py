@@ -11,10 +11,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from attacks.contract import Attack
+from benchmark.cells import ChosenAttack, ThreatRef
 from benchmark.datasets.contract import Dataset
 from benchmark.errors import Problem, UserError, told
 from benchmark.grid import Block, Choice, Grid
-from benchmark.plan import ChosenAttack, ChosenDefense, Product, SizedDataset, ThreatRef
+from benchmark.plan import ChosenDefense, Product, SizedDataset
 from benchmark.plugin import Config, Norm
 from benchmark.refs import AttackRef, DatasetRef, DefenseRef, PluginRef, Unbounded
 from benchmark.registry import Registry
@@ -68,11 +69,14 @@ def _product(block: Block, datasets: dict[tuple[str, str], DatasetRef], registry
                     for entry in sized
                 },
                 choice.n,
-                bool(choice.source_is_target),
+                _plugin(choice.source) if isinstance(choice.source, Choice) else choice.source or "default",
             )
             for choice in block.defenses
         ),
-        attacks=tuple(ChosenAttack(_attack(choice), choice.n) for choice in block.attacks),
+        attacks=tuple(
+            ChosenAttack(_attack(choice), choice.n, _plugin(choice.craft_on) if choice.craft_on else None)
+            for choice in block.attacks
+        ),
         threats=tuple(ThreatRef(threat.name, threat.config) for threat in block.threats),
         target_seeds=block.seeds["target"],
         defense_seeds=block.seeds["defense"],

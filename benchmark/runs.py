@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from benchmark.cells import Sanity
 from benchmark.comparisons import add_flags
 from benchmark.errors import UserError
 from benchmark.evidence import evidence_of
@@ -21,7 +22,7 @@ from benchmark.leaderboard import COLUMNS as LEADERBOARD_COLUMNS
 from benchmark.leaderboard import leaderboard
 from benchmark.output import OutcomesFile, open_out, write_csv, write_json, write_text
 from benchmark.outside import handed_in, with_outside
-from benchmark.plan import Plan, Sanity, make_plan
+from benchmark.plan import Plan, make_plan
 from benchmark.provenance import provenance
 from benchmark.records import COLUMNS, Row, make_record
 from benchmark.registry import default_registry

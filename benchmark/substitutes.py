@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from benchmark.plan import Cell
+from benchmark.cells import Cell
 from benchmark.records import Row
 from benchmark.tasks import Craft
 from benchmark.work.workshop import Workshop

@@ -161,7 +161,7 @@ def _labeller(configs: dict[str, list[dict[str, Any]]]) -> Callable[[str, dict[s
 
 
 def _flat(config: dict[str, Any]) -> dict[str, Any]:
-    """The parameters that tell rows apart: of a chain, those of each part, and no presets."""
+    """The parameters that tell rows apart: of a chain those of each part, of a target its own; no presets."""
     parts = config.get("chain")
     if parts is not None:
         config = {
@@ -169,7 +169,14 @@ def _flat(config: dict[str, Any]) -> dict[str, Any]:
             for i, part in enumerate(parts)
             for key, value in part.items()
         }
-    return {key: value for key, value in config.items() if key.rpartition(" ")[2] not in _UNTOLD}
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if key == "craft_on":
+            flat |= {f"{key} {inner}": setting for inner, setting in value.items()}
+        else:  # a source that was named is told by its name; the record has the rest
+            named = key.rpartition(" ")[2] == "source" and isinstance(value, dict)
+            flat[key] = value["name"] if named else value
+    return {key: value for key, value in flat.items() if key.rpartition(" ")[2] not in _UNTOLD}
 
 
 def _presets(config: dict[str, Any]) -> str:
@@ -187,4 +194,5 @@ def _attack_labels(records: pd.DataFrame) -> pd.Series[str]:
     many = records.groupby("attack")["backend"].nunique()
     via = records.apply(lambda row: f" via {row['backend']}" if many[row["attack"]] > 1 else "", axis=1)
     eps = records["eps"].map(lambda value: "" if pd.isna(value) else f" ε {value:g}")
-    return labels + via + eps
+    made_on = records["attack_config"].map(lambda text: json.loads(text).get("craft_on"))
+    return labels + via + eps + made_on.map(lambda base: f", made on {base['name']}" if base else "")

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from benchmark.cells import Cell
 from benchmark.display import Silent
 from benchmark.errors import UserError
 from benchmark.grid import load_grid
 from benchmark.noise import Noise
-from benchmark.plan import Cell
 from benchmark.purifier import PurifierModule
 from benchmark.refs import DefenseRef
 from benchmark.registry import Registry, default_registry
@@ -113,7 +113,7 @@ def test_a_chain_has_parts_in_order_with_parameters_a_limit_and_a_source(registr
     (entry,) = load_grid(_grid([chain]), registry).blocks[0].defenses
     assert [part.entry.name for part in entry.parts] == ["median", "ape-gan"]
     assert entry.parts[0].config.model_dump() == {"size": 5}
-    assert (entry.n, entry.source_is_target) == (7, False)
+    assert (entry.n, entry.source) == (7, "default")
 
 
 def test_swept_parts_are_multiplied(registry: Registry) -> None:

@@ -10,6 +10,7 @@ import pytest
 from benchmark.errors import Problem, UserError
 from benchmark.grid import Grid, builtin_grids, find_grid, load_grid
 from benchmark.registry import Registry, default_registry
+from tests.standins import absent_plugins
 
 GOOD = """\
 name: good
@@ -83,6 +84,16 @@ MISTAKES = {
     "misspelt threat": ("- white-box", "- ⟨whitebox⟩", ["unknown threat 'whitebox'", "'white-box'"]),
     "misspelt parameter": ("steps: 40", "⟨step: 40⟩", ["attack pgd has no parameter 'step'", "steps"]),
     "list for a number": ("steps: 40", "⟨steps: [1, 2]⟩", ["attack pgd", "steps = [1, 2]", "integer"]),
+    "misspelt target to craft on": (
+        "steps: 40",
+        "⟨craft_on: mnist-bb⟩",
+        ["unknown target 'mnist-bb'", "'mnist-b'"],
+    ),
+    "wrong parameter of the target to craft on": (
+        "steps: 40",
+        "⟨craft_on: {name: mnist-b, epoch: 3}⟩",
+        ["target mnist-b has no parameter 'epoch'"],
+    ),
     "eps above 1": ("eps: 0.3", "⟨eps: 3⟩", ["attack pgd", "eps = 3", "less than or equal to 1"]),
     "eps below 0": ("eps: 0.3", "⟨eps: -0.1⟩", ["attack pgd", "eps = -0.1", "greater than or equal to 0"]),
     "one eps of a sweep": ("eps: 0.3", "⟨eps: [0.1, 3]⟩", ["attack pgd", "eps = 3", "less than or equal"]),
@@ -119,8 +130,8 @@ MISTAKES = {
         "seeds:\n  target: [0]\n  ⟨defence: [1]⟩",
         ["unknown key 'defence'", "'defense'"],
     ),
-    "bad source": ("name: good", "⟨source: itself⟩", ["source must be 'default' or 'target'", "'itself'"]),
-    "bad source of a defense": ("size: 3", "⟨source: itself⟩", ["source must be 'default' or 'target'"]),
+    "bad source": ("name: good", "⟨source: itself⟩", ["source must be 'default', 'target' or", "'itself'"]),
+    "bad source of a defense": ("size: 3", "⟨source: itself⟩", ["source must be 'default', 'target' or"]),
     "bad preset": (
         "- white-box",
         "- name: white-box\n    ⟨preset: thorough⟩",
@@ -302,6 +313,8 @@ def test_mistakes_in_blocks_have_their_own_lines(tmp_path: Path, registry: Regis
 
 @pytest.mark.parametrize("name", builtin_grids())
 def test_every_built_in_grid_is_valid_and_goes_by_its_name(registry: Registry, name: str) -> None:
+    if absent := absent_plugins(name, registry):
+        pytest.skip(f"not yet registered: {', '.join(absent)}")
     grid = load_grid(name, registry)
     assert grid.name == name
     assert grid.blocks
@@ -411,7 +424,7 @@ def test_the_source_is_set_for_all_defenses_or_for_one(registry: Registry) -> No
 
     def sources(**keys: str) -> list[bool]:
         grid = load_grid(_mapping(defenses=defenses, **keys), registry)
-        return [choice.source_is_target for choice in grid.blocks[0].defenses]
+        return [choice.source == "target" for choice in grid.blocks[0].defenses]
 
     assert sources() == [False, True]
     assert sources(source="default") == [False, True]

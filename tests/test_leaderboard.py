@@ -10,9 +10,10 @@ import pandas as pd
 import pyarrow
 import pytest
 
+from benchmark.cells import Cell, ChosenAttack, ThreatRef
 from benchmark.evidence import evidence_of
 from benchmark.leaderboard import leaderboard
-from benchmark.plan import Cell, ChosenAttack, ChosenDefense, Product, SizedDataset, ThreatRef, make_plan
+from benchmark.plan import ChosenDefense, Product, SizedDataset, make_plan
 from benchmark.records import COLUMNS, Result
 from benchmark.refs import AttackRef, DatasetRef, DefenseRef, PluginRef
 from benchmark.tasks import (

@@ -102,4 +102,4 @@ def test_the_grid_reference_is_a_valid_grid() -> None:
 
     text = (REPOSITORY / "docs" / "grid.md").read_text(encoding="utf-8")
     grid = load_grid(YAML(typ="safe").load(StringIO(blocks("yaml", text)[0])), default_registry())
-    assert len(grid.blocks[0].attacks) == 5
+    assert len(grid.blocks[0].attacks) == 6

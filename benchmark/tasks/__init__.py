@@ -4,7 +4,7 @@ A task holds no tensor and does nothing. Its key is the hash of all that its res
 does not change the result (device, crafting batch, executor, paths, time) is not in it.
 """
 
-from benchmark.tasks.base import SHARD_SIZE, Protocol, Shard, Task
+from benchmark.tasks.base import SHARD_SIZE, Once, Protocol, Shard, Task
 from benchmark.tasks.checking import Examine, NoiseSearch, Slope
 from benchmark.tasks.crafting import (
     Bank,
@@ -28,6 +28,7 @@ __all__ = [
     "Examine",
     "Handed",
     "NoiseSearch",
+    "Once",
     "Part",
     "Probe",
     "Protocol",

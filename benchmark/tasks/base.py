@@ -3,16 +3,36 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
-from benchmark.keys import digest
+from benchmark.keys import Fixed, digest
 from benchmark.refs import DatasetRef
 
 SHARD_SIZE = 100
 """Images in a shard: the unit of caching, of resuming, and the batch in which images are judged."""
+
+
+T = TypeVar("T")
+
+
+class Once:
+    """Makes each thing once: asked again for the same parts, it gives the same object back.
+
+    A plan of many cells names the same images, purifiers and surfaces again and again, and the key of each
+    object is worked out once. Parts are told apart as dictionaries do, references to plugins by identity.
+    """
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[Any, ...], Any] = {}
+
+    def __call__(self, make: Callable[..., T], *parts: Any) -> T:
+        name = (make, *parts)
+        if name not in self._made:
+            self._made[name] = make(*parts)
+        return self._made[name]  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,9 +58,9 @@ class Shard:
     def indices(self) -> range:
         return range(self.start, self.stop)
 
-    @property
-    def content(self) -> dict[str, Any]:
-        return {"dataset": self.dataset.content, "start": self.start, "stop": self.stop}
+    @cached_property
+    def content(self) -> Fixed:
+        return Fixed(dataset=self.dataset.content, start=self.start, stop=self.stop)
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from benchmark.keys import digest
+from benchmark.keys import canonical, digest
 from benchmark.refs import DatasetRef, DefenseRef, PluginRef
 from benchmark.tasks.base import Task
 
@@ -71,11 +71,15 @@ class TrainDefense(Task):
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """A defense ready for use: its configuration, its weights if it is trained, its seed if it is random."""
+    """A defense ready for use: its configuration, its weights if it is trained, its seed if it is random.
+
+    `taught_by_other` tells that it was trained with another target than the one that it stands before.
+    """
 
     defense: DefenseRef
     training: TrainDefense | None = None
     seed: int | None = None
+    taught_by_other: bool = False
 
     @property
     def content(self) -> dict[str, Any]:
@@ -89,7 +93,8 @@ class Part:
         if self.defense.preset_changed:
             own["preset_changed"] = True
         if self.training is not None and self.training.source.role == "target":
-            own["source"] = "target"
+            source = self.training.source.target
+            own["source"] = {"name": source.name, **source.config} if self.taught_by_other else "target"
         return own
 
 
@@ -112,6 +117,11 @@ class Purifier:
         if len(self.parts) == 1:
             return self.parts[0].config
         return {"chain": [{"name": part.defense.name} | part.config for part in self.parts]}
+
+    @cached_property
+    def config_text(self) -> str:
+        """The parameters as a column of the records."""
+        return canonical(self.config)
 
     @property
     def trainable(self) -> bool:
@@ -144,6 +154,8 @@ class Purifier:
     @cached_property
     def in_attack(self) -> Purifier:
         """What attacks run: the same purifier, or its cheaper setting."""
+        if not self.is_cheaper_in_attack:
+            return self
         return Purifier(
             tuple(
                 part

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from benchmark.plugin import Config, param
@@ -13,6 +13,7 @@ from benchmark.tasks import (
     Candidate,
     Craft,
     Effort,
+    Once,
     Protocol,
     Purifier,
     Purify,
@@ -56,6 +57,7 @@ class Setting:
     """One cell on one shard, as a threat sees it.
 
     `first` are the images on which efforts are found; `substitutes` are classifiers that suit the data.
+    `craft_on` is the target that the bare-target images are made on, where that is not the cell's own.
     """
 
     protocol: Protocol
@@ -67,6 +69,8 @@ class Setting:
     first: Shard
     config: ThreatConfig
     substitutes: tuple[PluginRef, ...] = ()
+    craft_on: TrainTarget | None = None
+    once: Once = field(default_factory=Once, repr=False)
 
     def surface(self, form: str, purifier: Purifier | None = None) -> SurfaceSpec:
         """The surface of that form, as attacks run it; "target" leaves the defense out.
@@ -76,32 +80,37 @@ class Setting:
             purifier: What stands in the place of the cell's own.
         """
         if form == "target":
-            return SurfaceSpec(form, self.target)
+            return self.once(SurfaceSpec, form, self.craft_on or self.target)
         purifier = (purifier or self.purifier).in_attack
         bank = None
         if form == "bank" and isinstance(self.config, BankConfig):
-            bank = Bank(self.protocol, self.shard.dataset, purifier, self.config.bank)
+            bank = self.once(Bank, self.protocol, self.shard.dataset, purifier, self.config.bank)
         eot = self.config.eot if isinstance(self.config, LoopConfig) else 1
         # asking is one draw at a time, and a bank is made beforehand
         draws = eot if purifier.stochastic and form not in ("bank", "pipeline-answers") else None
-        return SurfaceSpec(form, self.target, purifier, draws, bank)
+        return self.once(SurfaceSpec, form, self.target, purifier, draws, bank)
 
     def craft(self, form: str, start: Craft | None = None) -> Craft:
         """The attack on the surface of that form."""
-        return self.craft_on(self.surface(form), start)
+        return self.run_on(self.surface(form), start)
 
-    def craft_on(self, surface: SurfaceSpec, start: Craft | None = None) -> Craft:
+    def run_on(self, surface: SurfaceSpec, start: Craft | None = None) -> Craft:
         """The attack on a surface, as hard as the preset wants it."""
         effort = None
         config = self.config
         strong = isinstance(config, LoopConfig) and config.preset == "strong"
         growing = self.attack.grows and (surface.own or surface.form.startswith("surrogate:"))
         if strong and growing and start is None:
-            effort = Effort(self.protocol, self.attack, surface, self.first, self.attack_seed)
-        return Craft(self.protocol, self.attack, surface, self.shard, self.attack_seed, start, effort)
+            effort = self.once(Effort, self.protocol, self.attack, surface, self.first, self.attack_seed)
+        parts = (self.protocol, self.attack, surface, self.shard, self.attack_seed, start, effort)
+        return self.once(Craft, *parts)
 
     def candidate(self, route: str, craft: Craft | None) -> Candidate:
-        return Candidate(route, craft, Purify(self.protocol, self.purifier, self.shard, craft))
+        return Candidate(route, craft, self.purify(craft))
+
+    def purify(self, images: Craft | None, draw: str = "select") -> Purify:
+        """The purification of what was crafted, or of the clean images."""
+        return self.once(Purify, self.protocol, self.purifier, self.shard, images, draw)
 
 
 class BankConfig(LoopConfig):
@@ -140,6 +149,13 @@ class Threat(ABC):
         return None
 
     @classmethod
+    def refuses_images_of(cls, base: str | None) -> str | None:
+        """Why images made on another target, of that name, have no place under this threat, or None."""
+        if base is None or cls.images_made_on_target:
+            return None
+        return f"craft_on {base}: {cls.name} makes its images on the cell's own pipeline"
+
+    @classmethod
     @abstractmethod
     def candidates(cls, setting: Setting) -> tuple[Candidate, ...]:
         """The ways of changing the images; each image is judged at its worst one."""
@@ -159,4 +175,4 @@ def in_the_loop(setting: Setting, purifier: Purifier) -> list[tuple[str, Craft]]
     forms = {"exact": "pipeline"}
     if setting.attack.uses == "gradients":
         forms["bpda-identity"] = "pipeline-bpda-identity"
-    return [(route, setting.craft_on(setting.surface(form, purifier))) for route, form in forms.items()]
+    return [(route, setting.run_on(setting.surface(form, purifier))) for route, form in forms.items()]

@@ -33,6 +33,10 @@ class Transfer(Threat):
         return super().refuses(attack, purifier)
 
     @classmethod
+    def refuses_images_of(cls, base: str | None) -> str | None:
+        return base and f"craft_on {base}: {cls.name} makes its images on classifiers of the attacker's"
+
+    @classmethod
     def candidates(cls, setting: Setting) -> tuple[Candidate, ...]:
         routes = [setting.candidate("clean", None)]
         return (*routes, *(setting.candidate(*route) for route in cls._routes(setting)))
@@ -45,22 +49,25 @@ class Transfer(Threat):
     def _routes(cls, setting: Setting) -> list[tuple[str, Craft]]:
         target, oracle = setting.target, setting.surface("pipeline-answers")
         other = next((ref for ref in setting.substitutes if ref.name != target.target.name), None)
-        seed = replace(target, role=_ROLE)
-        models: dict[str, TrainTarget] = {"other-seed": seed}
+        once, data = setting.once, (target.protocol, target.dataset)
+        models = {"other-seed": once(TrainTarget, *data, target.target, _ROLE, target.seed)}
         if other is not None:
-            models["other-architecture"] = replace(target, role=_ROLE, target=other)
+            models["other-architecture"] = once(TrainTarget, *data, other, _ROLE, target.seed)
 
         def taught(how: str, start: TrainSubstitute | None = None) -> TrainSubstitute:
             recipe = other or target.target
-            return TrainSubstitute(
-                target.protocol, target.dataset, recipe, _ROLE, target.seed, oracle, how, start
-            )
+            return once(TrainSubstitute, *data, recipe, _ROLE, target.seed, oracle, how, start)
 
         models["jacobian"] = taught("jacobian")
-        routes = {name: setting.craft_on(SurfaceSpec("target", model)) for name, model in models.items()}
+
+        def craft(model: TrainTarget) -> Craft:
+            return setting.run_on(once(SurfaceSpec, "target", model))
+
+        routes = {name: craft(model) for name, model in models.items()}
         if setting.attack.trainable:
             static = taught("distilled")
-            routes["distilled"] = setting.craft_on(SurfaceSpec("target", static))
-            dynamic = replace(taught("dynamic", static), generator=routes["distilled"].training)
-            routes["distilled-in-turn"] = setting.craft_on(SurfaceSpec("target", dynamic))
+            routes["distilled"] = craft(static)
+            routes["distilled-in-turn"] = craft(
+                replace(taught("dynamic", static), generator=routes["distilled"].training)
+            )
         return list(routes.items())

@@ -1,0 +1,159 @@
+"""The published figures and the grids of the papers: the names are real, the settings as published."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from benchmark.cells import Cell
+from benchmark.compare import PAPERS, papers
+from benchmark.grid import builtin_grids, load_grid
+from benchmark.plan import Plan, make_plan
+from benchmark.registry import Registry, default_registry
+from benchmark.resolve import resolve
+from benchmark.threats import THREATS
+from benchmark.work.perform import protocol
+from tests.standins import AWAITED, absent_plugins, registry_with_standins, without_images
+
+GRIDS = [name for name in builtin_grids() if "-table" in name or name == "full"]
+
+
+def figures(paper: str) -> pd.DataFrame:
+    return pd.read_csv(PAPERS / f"{paper}.csv", dtype={"table": str})
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
+    return registry_with_standins(tmp_path_factory.mktemp("standins"))
+
+
+@pytest.fixture
+def planned(registry: Registry, monkeypatch: pytest.MonkeyPatch):
+    def plan(name: str) -> Plan:
+        if "adversarial" in absent_plugins(name, default_registry()):
+            pytest.skip("targets cannot be trained adversarially yet")
+        without_images(monkeypatch)
+        return make_plan(resolve(load_grid(name, registry), registry, Path()), protocol())
+
+    return plan
+
+
+@pytest.mark.parametrize("paper", papers())
+def test_published_figures_are_of_known_plugins_and_threats(paper: str) -> None:
+    rows = figures(paper)
+    registry = default_registry()
+    for kind in ("dataset", "target", "defense", "attack"):
+        known = {*registry.names(kind), *AWAITED.get(kind, ())}
+        assert set(rows[kind].dropna()) <= known
+    assert set(rows["threat"].dropna()) <= {*THREATS, "transfer"}
+    assert (rows["paper"] == paper).all()
+    assert rows["source"].notna().all()
+    for column in ("target_config", "defense_config", "attack_config"):
+        assert all(isinstance(json.loads(text), dict) for text in rows[column].dropna())
+
+
+@pytest.mark.parametrize("paper", papers())
+def test_the_error_is_that_of_the_printed_value(paper: str) -> None:
+    rows = figures(paper)
+    error = rows["metric"].isin(["error", "error_top5"])
+    accuracy = rows["metric"] == "accuracy"
+    assert rows.loc[error, "error"].tolist() == pytest.approx((rows.loc[error, "value"] / 100).tolist())
+    assert rows.loc[accuracy, "error"].tolist() == pytest.approx(
+        (1 - rows.loc[accuracy, "value"] / 100).tolist(), abs=1e-6
+    )
+    assert rows.loc[~error & ~accuracy, "error"].isna().all()
+
+
+@pytest.mark.parametrize("paper", papers())
+def test_no_figure_stands_there_twice(paper: str) -> None:
+    rows = figures(paper)
+    same = rows.duplicated([c for c in rows.columns if c not in ("unit", "value", "error", "source")])
+    assert not same[rows["metric"] != "accuracy_gain"].any()
+
+
+def test_tables_that_repeat_a_figure_agree_but_for_the_known_misprint() -> None:
+    rows = figures("ape-gan")
+    rows = rows[rows["metric"] == "error"].fillna("")
+    same = ["dataset", "target", "target_config", "defense", "attack", "attack_config", "eps", "threat"]
+    apart = rows.groupby(same)["value"].agg(set)
+    apart = apart[apart.map(len) > 1]
+    assert apart.tolist() == [{19.9, 19.0}]
+    assert apart.index[0][:5] == ("cifar10", "resnet18", "", "ape-gan", "l-bfgs")
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_every_cell_of_a_grid_is_possible_and_each_is_there_once(planned, name: str) -> None:
+    plan = planned(name)
+    possible = [cell for cell in plan.cells if not cell.skipped]
+    assert len(possible) == len(plan.cells)
+    assert len({json.dumps(cell.identity) for cell in plan.cells}) == len(plan.cells)
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_a_grid_says_what_it_costs(name: str) -> None:
+    text = (Path(GRIDS_FOLDER) / f"{name}.yaml").read_text(encoding="utf-8")
+    comment = text.partition("\nname:")[0]
+    assert any(word in comment for word in ("CPU", "GPU"))
+    assert all(len(line) <= 125 for line in text.splitlines())
+
+
+GRIDS_FOLDER = PAPERS.parent / "grids"
+
+
+@pytest.mark.parametrize(
+    ("name", "tables"),
+    [("ape-gan-table1", {"1"}), ("ape-gan-table4", {"4"}), ("ape-gan-tables789", {"7", "8", "9"})],
+)
+def test_a_grid_has_a_cell_for_every_published_figure_of_its_tables(
+    planned, name: str, tables: set[str]
+) -> None:
+    cells = planned(name).cells
+    rows = figures("ape-gan")
+    for row in rows[rows["table"].isin(tables)].to_dict("records"):
+        assert any(_is_of(cell, row) for cell in cells), row
+
+
+def _is_of(cell: Cell, row: dict) -> bool:
+    """Whether the published row is of that cell: the same experiment at the same settings."""
+
+    def covered(column: str, config: dict) -> bool:
+        published = {} if pd.isna(row[column]) else json.loads(row[column])
+        base = {"craft_on", "adversarial"}
+        return all(_covers(published[key], config.get(key)) for key in published) and all(
+            not config.get(key) for key in base - set(published)
+        )
+
+    if (row["dataset"], row["target"], row["defense"]) != (
+        cell.dataset.name,
+        cell.target.label,
+        cell.purifier.name,
+    ):
+        return False
+    if not covered("target_config", dict(cell.target.target.config)):
+        return False
+    if not covered("defense_config", cell.purifier.config):
+        return False
+    if pd.isna(row["attack"]):
+        return True
+    eps = None if pd.isna(row["eps"]) else pytest.approx(row["eps"], abs=1e-6)
+    return (row["attack"], row["threat"]) == (cell.attack.name, cell.threat.name) and (
+        cell.attack.eps == eps and covered("attack_config", cell.attack_config)
+    )
+
+
+def _covers(published, ours) -> bool:
+    if isinstance(published, dict) and isinstance(ours, dict):
+        return all(_covers(value, ours.get(key)) for key, value in published.items())
+    return published == ours
+
+
+def test_the_largest_grid_is_planned_in_three_seconds(planned) -> None:
+    planned("quick")  # what is imported and read once is not the plan's
+    begin = time.process_time()
+    plan = planned("full")
+    assert time.process_time() - begin < 3
+    assert len(plan.cells) > 5000

@@ -101,7 +101,7 @@ class AdvGan(Attack[AdvGanConfig], nn.Module):
         )
         for images, labels in loop:
             for adam in (ours, theirs):
-                adam.param_groups[0]["lr"] = config.lr * (1 + math.cos(math.pi * (loop.step - 1) / steps)) / 2
+                loop.cosine(adam, config.lr)
             perturbation = self._perturbation(images)
             fakes = (images + perturbation).clamp(0, 1)
             seen_real, seen_fake = discriminator(images), discriminator(fakes.detach())

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from benchmark.keys import canonical, digest
-from benchmark.refs import AttackRef, DatasetRef, PluginRef
+from benchmark.refs import AttackRef, DatasetRef, TargetRef
 from benchmark.tasks import (
     SHARD_SIZE,
     Craft,
@@ -58,7 +58,7 @@ class ChosenAttack:
 
     attack: AttackRef
     n: int | None = None
-    craft_on: PluginRef | None = None
+    craft_on: TargetRef | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +158,7 @@ class CellMaker:
 
     target: TrainTarget
     purifier: Purifier
-    substitutes: tuple[PluginRef, ...]
+    substitutes: tuple[TargetRef, ...]
     sanity: Sanity
     once: Once
 
@@ -193,7 +193,7 @@ class CellMaker:
             skipped=refusal,
         )
 
-    def _base(self, craft_on: PluginRef | None, threat: type[Threat]) -> TrainTarget | None:
+    def _base(self, craft_on: TargetRef | None, threat: type[Threat]) -> TrainTarget | None:
         """The target that the images are made on, where that is not the cell's own.
 
         It has the data and the seed of the cell's: an adversarially trained target meets its own base model.
@@ -201,7 +201,7 @@ class CellMaker:
         if craft_on is None:
             return None
         own = self.target
-        base = self.once(TrainTarget, own.protocol, own.dataset, craft_on, own.role, own.seed)
+        base = self.once(TrainTarget, own.protocol, own.dataset, craft_on, own.role, craft_on.seed(own.seed))
         return None if base.key == own.key and threat.images_made_on_target else base
 
     def _shard(self, start: int, stop: int) -> Shard:

@@ -61,6 +61,12 @@ def run(
     sanity: Annotated[
         str, typer.Option("--sanity", help="fast, or full: with the checks that take as long as attacks.")
     ] = "fast",
+    trust: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--trust", help="A model file that may run code of its own when it is read; may be repeated."
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and stop.")] = False,
 ) -> None:
     """Run a grid: train what is missing, attack, purify, score, write tables. Run again to go on."""
@@ -80,6 +86,7 @@ def run(
         plugins=plugin or [],
         only=column_values(only or []),
         sanity=_sanity(sanity),
+        trust=trust or [],
     )
     if dry_run:
         _announce(prepared)

@@ -36,7 +36,8 @@ _LINE_EVERY = 10.0
 
 def describe(task: Task) -> str:
     """A task in a few words."""
-    words = f"{_VERBS[task.kind]} {task.label}"
+    given = isinstance(task, TrainTarget) and not task.target.trainable
+    words = f"{'loading' if given else _VERBS[task.kind]} {task.label}"
     if isinstance(task, TrainTarget) and task.role != "target":
         words += f" ({task.role})"
     if isinstance(task, Craft | Effort | TrainAttack):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ TOLERANCE = 1e-6
 """How far float32 rounding may carry an image out of its ball."""
 
 Mask = NDArray[np.bool_]
-Numbers = NDArray[np.float32]
+Numbers = NDArray[np.floating[Any]]
 MemberT = TypeVar("MemberT")
 
 
@@ -64,13 +64,17 @@ def evidence_of(cell: Cell, result: Result) -> Evidence | None:
     def numbers(*names: str) -> dict[str, Numbers]:
         return {name: values[name].astype(np.float32) for name in names}
 
+    def shares(*names: str) -> dict[str, Numbers]:
+        return {name: values[name].astype(np.float64) for name in names}
+
     return Evidence(
         cell,
         result.row,
         loop_wrong=values["loop_wrong"].astype(bool),
         sizes=numbers("l0", "l2", "linf"),
         fidelity=numbers("psnr", "ssim"),
-        **numbers("wrong", "clean_wrong", "margin", "clean_margin"),
+        **shares("wrong", "clean_wrong"),
+        **numbers("margin", "clean_margin"),
     )
 
 

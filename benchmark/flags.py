@@ -93,7 +93,8 @@ FLAGS: dict[str, Flag] = {
     ),
     "target-dependent": Flag(
         "doubt",
-        "the purified images of a class hardly differ: the defense decides, and the target only reads it",
+        "the purified images that are taken for one class hardly differ: the defense decides, and the "
+        "target only reads it",
     ),
     "probabilities-not-logits": Flag(
         "doubt",

@@ -6,12 +6,14 @@ The vocabulary is in `docs/grid.md`. Every mistake is collected, with its line, 
 from __future__ import annotations
 
 import itertools
+import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from benchmark.errors import Problem, UserError, nearest
 from benchmark.plugin import Config, Plugin
@@ -317,15 +319,23 @@ class _Reader:
         given: Mapping[str, Any],
         detail: dict[str, Any],
     ) -> None:
-        place = detail["loc"][:1]
+        place = detail["loc"]
+        fields: Mapping[str, FieldInfo] = config.model_fields
+        while len(place) > 1 and (inside := _fields_inside(fields, place[0])) is not None:
+            # the fault is within a parameter that is a mapping of its own
+            owner, path, given, fields = f"{owner}: {place[0]}", (*path, place[0]), given[place[0]], inside
+            place = place[1:]
+        place = place[:1]
         key = place[0] if place else ""
-        known = ", ".join(config.model_fields) or "none"
+        known = ", ".join(fields) or "none"
         if detail["type"] == "extra_forbidden":
             self._wrong((*path, key), f"{owner} has no parameter {key!r}", f"its parameters: {known}")
         elif detail["type"] == "missing":
             self._wrong(path, f"{owner} needs {key!r}", f"its parameters: {known}")
         else:
             problem = detail["msg"].removeprefix("Value error, ")
+            if detail["type"] == "model_type":  # pydantic would name a class that nobody has heard of
+                problem = f"must be a mapping of {', '.join(_fields_inside(fields, key) or ())}"
             shown = f"{key} = {given[key]!r}: " if key in given else ""
             self._wrong((*path, *place), f"{owner}: {shown}{problem}")
 
@@ -377,3 +387,14 @@ class _Reader:
                 continue
             seeds[kind] = tuple(dict.fromkeys(members))
         return seeds
+
+
+def _fields_inside(fields: Mapping[str, FieldInfo], name: Any) -> Mapping[str, FieldInfo] | None:
+    """The fields of a parameter that is a mapping of its own; None for any other."""
+    if name not in fields:
+        return None
+    annotation = fields[name].annotation
+    for kind in (annotation, *typing.get_args(annotation)):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            return kind.model_fields
+    return None

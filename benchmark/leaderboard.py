@@ -141,7 +141,7 @@ def _worst_case(evidence: Sequence[Evidence], covered: int, norm: str, eps: floa
     worst candidate is taken by the margins it was selected with, and judged on its own fresh draw: the
     luckiest of several draws is not an error.
     """
-    broken = np.zeros(covered, dtype=np.float32)
+    broken = np.zeros(covered)
     if not any(member.cell.purifier.stochastic for member in evidence):
         for member in evidence:
             crafted = np.where(member.inside(norm, eps), member.wrong, 0)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from benchmark.cells import Cell, CellMaker, ChosenAttack, Sanity, ThreatRef
 from benchmark.errors import UserError, nearest
-from benchmark.refs import DatasetRef, DefenseRef, PluginRef
+from benchmark.refs import DatasetRef, DefenseRef, TargetRef
 from benchmark.tasks import Once, Part, Protocol, Purifier, Task, TrainDefense, TrainTarget
 from benchmark.threats import ALIASES
 
@@ -35,7 +35,7 @@ class ChosenDefense:
 
     on: Mapping[str, tuple[DefenseRef, ...]]
     n: int | None = None
-    source: PluginRef | Literal["default", "target"] = "default"
+    source: TargetRef | Literal["default", "target"] = "default"
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,16 +43,16 @@ class Product:
     """One block of a grid, resolved: every combination of its members is a cell."""
 
     datasets: tuple[SizedDataset, ...]
-    targets: tuple[PluginRef, ...]
+    targets: tuple[TargetRef, ...]
     defenses: tuple[ChosenDefense, ...]
     attacks: tuple[ChosenAttack, ...]
     threats: tuple[ThreatRef, ...]
     target_seeds: tuple[int, ...]
     defense_seeds: tuple[int, ...]
     attack_seeds: tuple[int, ...]
-    sources: Mapping[str, PluginRef]
+    sources: Mapping[str, TargetRef]
     """The default source classifier of each data set, by the data set's name."""
-    substitutes: Mapping[str, tuple[PluginRef, ...]] = field(default_factory=dict)
+    substitutes: Mapping[str, tuple[TargetRef, ...]] = field(default_factory=dict)
     """Classifiers that suit each data set, for attackers who train one of their own."""
 
 
@@ -140,13 +140,14 @@ def _cells(product: Product, protocol: Protocol, sanity: Sanity, once: Once) -> 
         product.datasets, product.targets, product.target_seeds
     ):
         dataset = sized.dataset
-        target = once(TrainTarget, protocol, dataset, target_ref, "target", target_seed)
-        source = once(TrainTarget, protocol, dataset, product.sources[dataset.name], "source", 0)
+        target = once(TrainTarget, protocol, dataset, target_ref, "target", target_ref.seed(target_seed))
+        taught_by = product.sources[dataset.name]
+        source = once(TrainTarget, protocol, dataset, taught_by, "source", taught_by.seed(0))
         for chosen in product.defenses:
             teacher = source
             if chosen.source != "default":
                 ref = target_ref if chosen.source == "target" else chosen.source
-                teacher = once(TrainTarget, protocol, dataset, ref, "target", target_seed)
+                teacher = once(TrainTarget, protocol, dataset, ref, "target", ref.seed(target_seed))
             other = teacher.role == "target" and teacher.key != target.key
             for purifier in _purifiers(chosen.on[dataset.title], teacher, product.defense_seeds, other, once):
                 substitutes = product.substitutes.get(dataset.name, ())

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from benchmark.keys import Fixed, canonical
+from benchmark.keys import Fixed, canonical, digest
 from benchmark.plugin import Norm
 
 
@@ -44,6 +44,33 @@ class DatasetRef(PluginRef):
     @cached_property
     def content(self) -> Fixed:
         return Fixed(super().content, images=self.images)
+
+
+@dataclass(frozen=True, eq=False)
+class TargetRef(PluginRef):
+    """A classifier: trained here, or given, and then with digests of what some parameters stand for."""
+
+    trainable: bool = True
+    rests_on: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def content(self) -> Fixed:
+        """Of a file the content counts, not where it lies."""
+        return Fixed(super().content, config={**self.config, **self.rests_on})
+
+    @cached_property
+    def config_text(self) -> str:
+        """The parameters as a column of the records, and one digest for all that they stand for."""
+        return canonical(self.shown)
+
+    def seed(self, seed: int | None) -> int | None:
+        """The seed of its training: none where it is given, 0 where another classifier's was none."""
+        return (seed or 0) if self.trainable else None
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        """The parameters, and one digest for all that they stand for."""
+        return {**self.config, **({"sha256": digest(dict(self.rests_on))} if self.rests_on else {})}
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,6 @@ Names are read from the files as text and from entry points, so listing imports 
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
@@ -20,6 +19,7 @@ from typing import Any
 
 from benchmark.code import Declaration, declarations, fingerprint
 from benchmark.errors import PluginError, Problem, UserError, nearest
+from benchmark.importing import import_file
 from benchmark.plugin import Plugin
 
 KINDS: dict[str, str] = {
@@ -96,7 +96,7 @@ class Registry:
         Raises:
             UserError: The file is missing, is not valid Python, declares nothing, or repeats a name.
         """
-        load = partial(_import_file, path)
+        load = partial(import_file, path)
         found = [_from_declaration(declaration, load) for declaration in declarations(path, KINDS)]
         if not found:
             decorators = ", ".join(f'@{kind}("name")' for kind in KINDS)
@@ -170,25 +170,6 @@ def _checked(kind: str, name: str, loaded: Any) -> type[Plugin[Any]]:
     if not (isinstance(loaded, type) and issubclass(loaded, Plugin)) or loaded.name != name:
         raise UserError(f"{kind} {name!r} is not a class decorated with @{kind}({name!r})")
     return loaded
-
-
-def _import_file(path: Path) -> ModuleType:
-    # One module for each content: another file of that name, or an edited one, is another plugin.
-    content = hashlib.sha256(path.read_bytes()).hexdigest()
-    module_name = f"bench_plugin_{path.stem}_{content[:16]}"
-    if module_name in sys.modules:
-        return sys.modules[module_name]
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    if spec is None or spec.loader is None:
-        raise UserError(Problem("cannot be imported: is it a .py file?", file=str(path)))
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[module_name]
-        raise
-    return module
 
 
 def _last_line_in(path: Path, error: BaseException) -> int | None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -17,24 +17,26 @@ from benchmark.errors import Problem, UserError, told
 from benchmark.grid import Block, Choice, Grid
 from benchmark.plan import ChosenDefense, Product, SizedDataset
 from benchmark.plugin import Config, Norm
-from benchmark.refs import AttackRef, DatasetRef, DefenseRef, PluginRef, Unbounded
+from benchmark.refs import AttackRef, DatasetRef, DefenseRef, TargetRef, Unbounded
 from benchmark.registry import Registry
 from defenses.contract import Defense
+from targets.contract import Target
 
 _WIDEST_GATE = 0.15
 """How much clean error training may add to any defense, whatever its plugin says."""
 
 
-def resolve(grid: Grid, registry: Registry, data: Path) -> list[Product]:
+def resolve(grid: Grid, registry: Registry, data: Path, trusted: Collection[Path] = ()) -> list[Product]:
     """Find the images of every data set, fingerprint images and code, and take down the plugins' facts.
 
     Args:
         grid: A validated grid.
         registry: Where the plugins are.
         data: Root folder of the data sets.
+        trusted: Files, as resolved paths, that may run code when a classifier is read from them.
 
     Raises:
-        UserError: Images are missing, or `n` is more than there are.
+        UserError: Images or a classifier's files are missing, or `n` is more than there are.
     """
     datasets: dict[tuple[str, str], DatasetRef] = {}
     products = []
@@ -43,11 +45,16 @@ def resolve(grid: Grid, registry: Registry, data: Path) -> list[Product]:
             identity = (choice.entry.name, choice.config.model_dump_json())
             if identity not in datasets:
                 datasets[identity] = _dataset(choice, data)
-        products.append(_product(block, datasets, registry))
+        products.append(_product(block, datasets, registry, trusted))
     return products
 
 
-def _product(block: Block, datasets: dict[tuple[str, str], DatasetRef], registry: Registry) -> Product:
+def _product(
+    block: Block,
+    datasets: dict[tuple[str, str], DatasetRef],
+    registry: Registry,
+    trusted: Collection[Path],
+) -> Product:
     sized = []
     sources, substitutes = {}, {}
     for choice in block.datasets:
@@ -61,7 +68,7 @@ def _product(block: Block, datasets: dict[tuple[str, str], DatasetRef], registry
         substitutes[ref.name] = _substitutes(choice, registry)
     return Product(
         datasets=tuple(sized),
-        targets=tuple(_plugin(choice) for choice in block.targets),
+        targets=tuple(_target(choice, trusted) for choice in block.targets),
         defenses=tuple(
             ChosenDefense(
                 {
@@ -69,12 +76,14 @@ def _product(block: Block, datasets: dict[tuple[str, str], DatasetRef], registry
                     for entry in sized
                 },
                 choice.n,
-                _plugin(choice.source) if isinstance(choice.source, Choice) else choice.source or "default",
+                _source(choice.source, trusted),
             )
             for choice in block.defenses
         ),
         attacks=tuple(
-            ChosenAttack(_attack(choice), choice.n, _plugin(choice.craft_on) if choice.craft_on else None)
+            ChosenAttack(
+                _attack(choice), choice.n, _target(choice.craft_on, trusted) if choice.craft_on else None
+            )
             for choice in block.attacks
         ),
         threats=tuple(ThreatRef(threat.name, threat.config) for threat in block.threats),
@@ -94,8 +103,19 @@ def _basics(choice: Choice) -> dict[str, Any]:
     }
 
 
-def _plugin(choice: Choice) -> PluginRef:
-    return PluginRef(**_basics(choice))
+def _target(choice: Choice, trusted: Collection[Path] = ()) -> TargetRef:
+    assert issubclass(choice.plugin, Target)
+    return TargetRef(
+        **_basics(choice),
+        trainable=choice.plugin.trainable,
+        rests_on=choice.plugin.rests_on(choice.config, trusted),
+    )
+
+
+def _source(
+    source: Choice | Literal["target", "default"] | None, trusted: Collection[Path]
+) -> TargetRef | Literal["default", "target"]:
+    return _target(source, trusted) if isinstance(source, Choice) else source or "default"
 
 
 def _dataset(choice: Choice, data: Path) -> DatasetRef:
@@ -109,25 +129,25 @@ def _dataset(choice: Choice, data: Path) -> DatasetRef:
     )
 
 
-def _default_source(choice: Choice, registry: Registry) -> PluginRef:
+def _default_source(choice: Choice, registry: Registry) -> TargetRef:
     assert issubclass(choice.plugin, Dataset)
-    return _target(choice.plugin.source, registry)
+    return _named_target(choice.plugin.source, registry)
 
 
-def _substitutes(choice: Choice, registry: Registry) -> tuple[PluginRef, ...]:
+def _substitutes(choice: Choice, registry: Registry) -> tuple[TargetRef, ...]:
     assert issubclass(choice.plugin, Dataset)
-    return tuple(_target(name, registry) for name in choice.plugin.substitutes)
+    return tuple(_named_target(name, registry) for name in choice.plugin.substitutes)
 
 
-def _target(name: str, registry: Registry) -> PluginRef:
+def _named_target(name: str, registry: Registry) -> TargetRef:
     """A target with its default parameters."""
     entry = registry.get("target", name)
     plugin = entry.load()
-    return _plugin(Choice(entry, plugin, plugin.config_type()()))
+    return _target(Choice(entry, plugin, plugin.config_type()()))
 
 
 def _unbounded(attack: Attack[Any]) -> Unbounded | None:
-    if not attack.mandatory or attack.eps is None:
+    if not attack.mandatory or "eps" not in type(attack.config).model_fields:
         return None
     everywhere = attack.unbounded()
     assert everywhere.eps is not None

@@ -81,6 +81,18 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def trusted_files(trust: Sequence[str | Path]) -> frozenset[Path]:
+    """The files as resolved paths.
+
+    Raises:
+        UserError: One of them is not there.
+    """
+    for path in trust:
+        if not Path(path).is_file():
+            raise UserError(f"--trust: there is no file {str(path)!r}")
+    return frozenset(Path(path).resolve() for path in trust)
+
+
 def prepare(
     source: str | Path | Mapping[str, Any],
     observer: Observer,
@@ -91,8 +103,9 @@ def prepare(
     plugins: Sequence[str | Path] = (),
     only: Mapping[str, str | Collection[str]] | None = None,
     sanity: Sanity = "fast",
+    trust: Sequence[str | Path] = (),
 ) -> Prepared:
-    """Validate a grid and plan it.
+    """Validate a grid and plan it; what is in the files of `trust` may run when classifiers are read.
 
     Raises:
         UserError: Anything in what the user gave is wrong.
@@ -103,10 +116,11 @@ def prepare(
     opened = Store(str(store or default_store()), observer.warn)
     root = Path(data or default_data())
     wanted = {name: [value] if isinstance(value, str) else value for name, value in (only or {}).items()}
-    plan = make_plan(resolve(grid, registry, root), protocol(), wanted, sanity=sanity)
+    trusted = trusted_files(trust)
+    plan = make_plan(resolve(grid, registry, root, trusted), protocol(), wanted, sanity=sanity)
     grid = replace(grid, name=f"{grid.name}-only") if wanted else grid  # a part must not pass for the whole
     budget = float("inf") if grid.budget is None else grid.budget
-    workshop = Workshop(registry, opened, root, chosen, observer.training, perform, budget)
+    workshop = Workshop(registry, opened, root, chosen, observer.training, perform, budget, trusted)
     return Prepared(grid, plan, workshop, wanted)
 
 

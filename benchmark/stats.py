@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +44,7 @@ def holm(p_values: Sequence[float], level: float = 0.05) -> list[bool]:
     return rejected
 
 
-def bootstrap_over_seeds(errors: NDArray[np.float32]) -> tuple[float, float]:
+def bootstrap_over_seeds(errors: NDArray[np.floating[Any]]) -> tuple[float, float]:
     """95 % interval of the mean error by hierarchical bootstrap: seeds first, then images.
 
     Args:

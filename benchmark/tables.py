@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -14,8 +14,8 @@ from benchmark.threats import THREATS
 
 _MARKS = "†‡§¶‖※"
 
-_UNTOLD = ("preset", "preset_changed", "name")
-"""Parameters that are shown elsewhere in a label."""
+_UNTOLD = ("preset", "preset_changed", "name", "sha256")
+"""Parameters that are shown elsewhere in a label, or say nothing to people."""
 
 _MOST_ACROSS = 8
 """Tables of more defenses than this list them downwards."""
@@ -154,10 +154,18 @@ def _labeller(configs: dict[str, list[dict[str, Any]]]) -> Callable[[str, dict[s
         others, config = [_flat(other) for other in configs[name]], _flat(given)
         names = dict.fromkeys(key for other in others for key in other)
         telling = [key for key in names if len({json.dumps(other.get(key)) for other in others}) > 1]
-        inside = ", ".join(f"{key} {config[key]}" for key in telling if key in config)
+        inside = ", ".join(_told(key, config[key]) for key in telling if config.get(key) is not None)
         return (f"{name} ({inside})" if inside else name) + _presets(given)
 
     return label
+
+
+def _told(key: str, value: Any) -> str:
+    """A parameter in words: of one that is a mapping, what is text goes without its name."""
+    if not isinstance(value, Mapping):
+        return f"{key} {value}"
+    members = (member if isinstance(member, str) else f"{name} {member}" for name, member in value.items())
+    return f"{key} {' '.join(members)}"
 
 
 def _flat(config: dict[str, Any]) -> dict[str, Any]:

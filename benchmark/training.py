@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -28,8 +30,8 @@ class Loop:
     the steps change must be in `kept`, what they draw must come from `generator` or from torch's global
     generators, and what they compute must be deterministic (scattered sums, such as the gradient of
     `weights[labels]`, are not: use `F.one_hot` or `F.embedding`). Of optimizers the running averages are
-    kept and not the settings: set a rate that changes from `step`. A `fit` may run several loops in turn;
-    their order tells them apart.
+    kept and not the settings: set a rate that changes in every step, as `cosine` does. A `fit` may run
+    several loops in turn; their order tells them apart.
 
     Args:
         plugin: Who is trained; told of progress, and asked for its checkpoints.
@@ -53,6 +55,7 @@ class Loop:
         self.step = 0
         self._stage = plugin.loops_begun
         plugin.loops_begun += 1
+        self._planned = steps
         self.steps = steps if plugin.step_limit is None else min(steps, plugin.step_limit)
         self._plugin = plugin
         self._data = data
@@ -94,6 +97,16 @@ class Loop:
     def every(self, steps: int) -> bool:
         """Whether the current step is a multiple of `steps`, or the last one."""
         return self.step % steps == 0 or self.step == self.steps
+
+    @property
+    def progress(self) -> float:
+        """The share of the planned steps that came before this one, in [0, 1)."""
+        return (self.step - 1) / self._planned
+
+    def cosine(self, optimizer: torch.optim.Optimizer, lr: float) -> None:
+        """Set the rate of the current step: from `lr` in the first one to nearly 0, along a cosine."""
+        for group in optimizer.param_groups:
+            group["lr"] = lr * (1 + math.cos(math.pi * self.progress)) / 2
 
     def stop(self) -> None:
         """Make the current step the last one."""
@@ -149,6 +162,15 @@ def not_finite(module: nn.Module) -> str | None:
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             return name
     return None
+
+
+def weights_digest(module: nn.Module) -> str:
+    """SHA-256 over the weights and buffers of a module."""
+    content = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        content.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return content.hexdigest()
 
 
 def steps_of(data: TrainingData, *, epochs: int, batch_size: int, at_least: int = 0) -> int:

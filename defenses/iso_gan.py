@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -98,9 +97,7 @@ class IsoGan(Defense[IsoGanConfig]):
         for clean, labels in loop:
             if config.anneal:
                 for adam in (adam_g, adam_d):
-                    adam.param_groups[0]["lr"] = (
-                        config.lr * (1 + math.cos(math.pi * (loop.step - 1) / steps)) / 2
-                    )
+                    loop.cosine(adam, config.lr)
             adversarial = attacked("fgsm", source, clean, labels, eps)
             # one pass, so that batch normalisation sees both kinds as it will when purifying
             repaired, recovered = self.generator(torch.cat([adversarial, clean])).chunk(2)

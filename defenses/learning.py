@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmark.adversarial import perturbed
 from benchmark.datasets.contract import TrainingData
 from benchmark.training import Loop
 
@@ -17,14 +17,7 @@ Purify = Callable[[Tensor], Tensor]
 
 def attacked(attack: str, source: nn.Module, images: Tensor, labels: Tensor, eps: float) -> Tensor:
     """FGSM, or ten projected steps of a quarter of `eps` from the image."""
-    low, high = (images - eps).clamp_(min=0), (images + eps).clamp_(max=1)
-    steps, size = (1, eps) if attack == "fgsm" else (10, eps / 4)
-    current = images.detach()
-    for _ in range(steps):
-        current = current.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(F.cross_entropy(source(current), labels, reduction="sum"), current)
-        current = torch.clamp(current.detach() + size * gradient.sign(), low, high)
-    return current
+    return perturbed(source, images, labels, eps=eps, steps=1 if attack == "fgsm" else 10)
 
 
 def update(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:

@@ -152,7 +152,7 @@ class PuVae(Defense[PuVaeConfig]):
         goal = Goal(config.stop_clean, config.stop_fgsm, images=500)
         for images, labels in loop:
             if config.anneal:
-                adam.param_groups[0]["lr"] = config.lr * (1 + math.cos(math.pi * (loop.step - 1) / steps)) / 2
+                loop.cosine(adam, config.lr)
             mean, std = self.encoder(images, labels)
             made = self.decoder(mean + std * torch.randn_like(std), labels)
             rc = F.binary_cross_entropy(made, images, reduction="sum") / len(images)

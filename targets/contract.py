@@ -1,10 +1,11 @@
-"""What a target (a classifier under protection) owes the harness."""
+"""What a target (a classifier under protection) owes the harness: trained here, or given."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,12 @@ class Target(Plugin[ConfigT], nn.Module, ABC, Generic[ConfigT]):
 
     Raises:
         ValueError: The images are of a shape that the architecture cannot take.
+
+    Attributes:
+        trainable: Whether the harness calls `fit`; where it is False, it calls `load`.
     """
+
+    trainable: ClassVar[bool] = True
 
     def __init__(self, config: ConfigT, image_shape: tuple[int, int, int], num_classes: int) -> None:
         super().__init__(config)
@@ -43,6 +49,49 @@ class Target(Plugin[ConfigT], nn.Module, ABC, Generic[ConfigT]):
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
         """Logits of shape (B, classes)."""
+
+    @classmethod
+    def rests_on(cls, config: Any, trusted: Collection[Path]) -> Mapping[str, str]:
+        """What stands for parameters in the classifier's identity: the content of a file for its name.
+
+        Asked before anything runs, so it is the place to refuse what cannot be used.
+
+        Args:
+            config: The typed parameters.
+            trusted: Files, as resolved paths, that may run code when they are read.
+
+        Returns:
+            Digests by the names of parameters.
+
+        Raises:
+            benchmark.errors.UserError: A file is missing, or is not trusted and would have to be.
+        """
+        return {}
+
+
+class GivenTarget(Target[ConfigT]):
+    """A classifier that comes with its weights: `load` is called in place of `fit`."""
+
+    trainable = False
+
+    def fit(self, data: TrainingData, generator: torch.Generator) -> None:
+        raise NotImplementedError(f"{self.name} comes with its weights")
+
+    @property
+    def origin(self) -> str:
+        """What it was made from, for messages: a file, or a factory."""
+        return self.name
+
+    @abstractmethod
+    def load(self, trusted: Collection[Path]) -> None:
+        """Make the layers, with their weights, on the CPU.
+
+        Args:
+            trusted: As in `rests_on`.
+
+        Raises:
+            benchmark.errors.PluginError: It cannot be done; names the file and the cause.
+        """
 
 
 TargetT = TypeVar("TargetT", bound=type[Target[Any]])

@@ -6,31 +6,16 @@ C follows cleverhans, its origin: paddings SAME, VALID, VALID (28 → 14 → 5 �
 
 from __future__ import annotations
 
-import math
+from torch import nn
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-
-from benchmark.datasets.contract import TrainingData
-from benchmark.plugin import Config, train
-from benchmark.training import Loop, steps_of
-from targets.contract import Target, target
+from targets.contract import target
+from targets.recipe import RecipeConfig, TrainedTarget
 
 
-class MnistCnnConfig(Config):
-    """Adam with a cosine schedule, for `epochs` passes but never fewer than `min_steps` batches."""
+class _MnistCnn(TrainedTarget[RecipeConfig]):
+    """The subclasses build the layers."""
 
-    epochs: int = train(4, ge=1)
-    min_steps: int = train(250, ge=0)
-    batch_size: int = train(128, ge=1)
-    lr: float = train(1e-3, gt=0)
-
-
-class _MnistCnn(Target[MnistCnnConfig]):
-    """Shared training recipe; the subclasses give `layers`."""
-
-    def __init__(self, config: MnistCnnConfig, image_shape: tuple[int, int, int], num_classes: int) -> None:
+    def __init__(self, config: RecipeConfig, image_shape: tuple[int, int, int], num_classes: int) -> None:
         super().__init__(config, image_shape, num_classes)
         if image_shape[1:] != (28, 28):
             raise ValueError(f"{self.name} takes 28×28 images, got {image_shape[1]}×{image_shape[2]}")
@@ -39,22 +24,6 @@ class _MnistCnn(Target[MnistCnnConfig]):
     @staticmethod
     def build(channels: int, num_classes: int) -> nn.Sequential:
         raise NotImplementedError
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x)  # type: ignore[no-any-return]
-
-    def fit(self, data: TrainingData, generator: torch.Generator) -> None:
-        config = self.config
-        adam = torch.optim.Adam(self.parameters(), lr=config.lr)
-        steps = steps_of(data, epochs=config.epochs, batch_size=config.batch_size, at_least=config.min_steps)
-        loop = Loop(self, data, generator, batch_size=config.batch_size, steps=steps, adam=adam)
-        for images, labels in loop:
-            adam.param_groups[0]["lr"] = config.lr * (1 + math.cos(math.pi * (loop.step - 1) / steps)) / 2
-            loss = F.cross_entropy(self(images), labels)
-            adam.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            adam.step()
-            loop.report(loss=loss)
 
 
 @target("mnist-a")
@@ -82,6 +51,8 @@ class MnistA(_MnistCnn):
 class MnistB(_MnistCnn):
     """Model B: four 3×3 convolutions with two poolings, two dense layers of 200 (Carlini's MNIST net)."""
 
+    channels_last = True
+
     @staticmethod
     def build(channels: int, num_classes: int) -> nn.Sequential:
         return nn.Sequential(
@@ -107,6 +78,8 @@ class MnistB(_MnistCnn):
 @target("mnist-c")
 class MnistC(_MnistCnn):
     """Model C: three strided convolutions (8×8, 6×6, 5×5) and one dense layer."""
+
+    channels_last = True
 
     @staticmethod
     def build(channels: int, num_classes: int) -> nn.Sequential:

@@ -417,6 +417,7 @@ class FewDigits(Digits):
     """Digits with 200 training images."""
 
     source = "nearest-mean"
+    substitutes = ()
     validation_size = 100
 
     def load_train(self):

@@ -150,7 +150,7 @@ class CrawlConfig(Config):
 
 @attack("crawl")
 class Crawl(Attack[CrawlConfig]):
-    """Steps of a hundredth: as many more as it is given, as many more it breaks."""
+    """Short steps: as many more as it is given, as many more it breaks."""
 
     grows = True
     mandatory = True
@@ -166,5 +166,5 @@ class Crawl(Attack[CrawlConfig]):
             with torch.enable_grad():
                 loss = torch.nn.functional.cross_entropy(surface(current), labels)
             (gradient,) = torch.autograd.grad(loss, current)
-            current = (current + 0.01 * gradient.sign()).clamp(0, 1).detach()
+            current = (current + 0.03 * gradient.sign()).clamp(0, 1).detach()
         return torch.clamp(current, x - self.config.eps, x + self.config.eps)

@@ -30,7 +30,8 @@ from benchmark.display import Silent
 from benchmark.noise import Noise
 from benchmark.runs import Prepared, prepare, run_prepared
 from benchmark.threats.surfaces import BpdaIdentitySurface, MeteredSurface
-from targets.mnist_cnn import MnistC, MnistCnnConfig
+from targets.mnist_cnn import MnistC
+from targets.recipe import RecipeConfig
 from tests.conftest import data_root
 from tests.speed_attacks import attacks
 from tests.speed_purifiers import purifiers, shortcuts, timed
@@ -60,7 +61,7 @@ def main() -> None:
 
 def loop() -> None:
     """Native gradient attacks against bare forward and backward passes over the same images."""
-    model = MnistC(MnistCnnConfig(), (1, 28, 28), 10).eval().requires_grad_(False)
+    model = MnistC(RecipeConfig(), (1, 28, 28), 10).eval().requires_grad_(False)
     surface = MeteredSurface(model, 10, (1, 28, 28)).eval()
     x, labels = torch.rand(100, 1, 28, 28), torch.arange(100) % 10
 

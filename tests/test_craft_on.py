@@ -78,9 +78,9 @@ def test_the_target_that_images_are_made_on_has_the_seed_of_the_cell(
 ) -> None:
     plan = planned(constructed, tmp_path, seeds={"target": [0, 7]})
     for cell in plan.cells:
-        crafted = cell.scores[0].baseline.surface.target
+        crafted = cell.scores[0].baseline[0].surface.target
         assert (crafted.label, crafted.seed) == ("nearest-mean", cell.target.seed)
-        assert cell.scores[0].candidates[0].craft is cell.scores[0].baseline
+        assert cell.scores[0].candidates[0].craft is cell.scores[0].baseline[0]
 
 
 def test_what_images_were_made_on_is_in_the_keys(constructed: Path, tmp_path: Path) -> None:

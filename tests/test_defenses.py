@@ -20,7 +20,8 @@ from benchmark.store import Address, Store
 from defenses.ape_gan import ApeGan, ApeGanConfig
 from defenses.ape_nets import build_discriminator, build_generator
 from defenses.contract import Defense
-from targets.mnist_cnn import MnistC, MnistCnnConfig
+from targets.mnist_cnn import MnistC
+from targets.recipe import RecipeConfig
 
 NAMES = default_registry().names("defense")
 
@@ -171,7 +172,7 @@ def test_ape_gan_learns_to_bring_fgsm_images_back(digits: TrainingData) -> None:
     from benchmark.threats.surfaces import MeteredSurface
 
     torch.manual_seed(0)
-    source = MnistC(MnistCnnConfig(min_steps=80), (1, 28, 28), 10)
+    source = MnistC(RecipeConfig(min_steps=80), (1, 28, 28), 10)
     source.fit(digits, torch.Generator().manual_seed(0))
     source.eval().requires_grad_(False)
     defense = ApeGan(ApeGanConfig(min_steps=120), (1, 28, 28), 10)

@@ -159,7 +159,7 @@ GOLDEN: dict[str, tuple[Any, str]] = {
         _purify(images=_craft()),
         "02368d9b716b66438e0c6860b2513a0150900da7fa37a5a57645f45c36855214",
     ),
-    "score": (_score(), "e712222b0c9a7900289728467a14b4283c24fdbb98b9aa083c6f1c2ccd55b275"),
+    "score": (_score(), "31dbfe19815f2111bc4cede8a9594e1bcaf91eaa7f8e80526c4068533f13ce42"),
 }
 
 

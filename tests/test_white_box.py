@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 import benchmark
+from benchmark.errors import UserError
 from tests.conftest import REPOSITORY
 
 PGD = {"name": "pgd", "eps": 0.1, "steps": 10}
@@ -46,8 +47,8 @@ def routes(row: pd.Series) -> dict[str, float]:
 def test_the_bank_leads_through_a_purifier_that_answers_with_training_images(run) -> None:
     records = run(defenses=["nearest-neighbour"], attacks=[PGD | {"eps": 0.2}])
     by = routes(records.loc["nearest-neighbour"])
-    assert by["bank"] > by["exact"] + 0.2
-    assert by["bank"] > by["bpda-identity"] + 0.1
+    assert by["exact"] == by["clean"]
+    assert by["bank"] > by["exact"] + 0.3
     assert records.loc["nearest-neighbour", "error"] >= by["bank"]
 
 
@@ -55,7 +56,8 @@ def test_a_stand_in_is_attacked_beside_the_pipeline_and_not_in_its_place(run) ->
     row = run(defenses=["helpful-mask"]).loc["helpful-mask"]
     by = routes(row)
     assert set(by) >= {"clean", "target-only", "exact", "bpda-identity", "from-target-only", "bank"}
-    assert by["unmasked"] > by["bpda-identity"] + 0.2
+    assert by["exact"] <= by["clean"]
+    assert by["unmasked"] > max(rate for route, rate in by.items() if route != "unmasked")
     assert row["error"] >= by["unmasked"]
 
 
@@ -151,22 +153,19 @@ def test_a_larger_ball_in_which_less_falls_is_doubted(run) -> None:
 def test_judges(run) -> None:
     judges = ["one", "mean-8", "worst-8", "majority-8"]
     records = run(
-        defenses=["declared-noise"],
+        defenses=[{"name": "declared-noise", "noise": 0.6}],
         attacks=[{"name": "fgsm", "eps": 0.02}],
         threats=[{"name": "black-box", "judge": judge} for judge in judges],
     ).set_index("judge")
     clean = records["clean_error"]
-    assert clean["worst-8"] > clean["mean-8"] > clean["majority-8"] - 1e-9
-    assert clean["worst-8"] > clean["one"]
-    assert (records["error"] * 40 % 1).round(6)["one"] in (0, 1)
-    assert records.loc["mean-8", "error"] * 40 * 8 == pytest.approx(
-        round(records.loc["mean-8", "error"] * 320)
-    )
+    assert clean["worst-8"] > max(clean["mean-8"], clean["majority-8"], clean["one"])
+    assert clean["mean-8"] * 40 % 1 > 0  # a share of draws, where the others count images
+    assert (records["error"].drop("mean-8") * 40 % 1).round(6).isin([0, 1]).all()
     assert records.loc["worst-8", "error"] >= records.loc["mean-8", "error"]
 
 
 def test_an_unknown_judge_is_refused(run) -> None:
-    with pytest.raises(benchmark.errors.UserError, match="judge"):
+    with pytest.raises(UserError, match="judge"):
         run(defenses=["identity"], threats=[{"name": "white-box", "judge": "best-3"}])
 
 

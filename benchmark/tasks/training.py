@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from benchmark.keys import canonical, digest
-from benchmark.refs import DatasetRef, DefenseRef, PluginRef
+from benchmark.refs import DatasetRef, DefenseRef, TargetRef
 from benchmark.tasks.base import Task
 
 _OTHER_SEEDS = 10_000
@@ -16,12 +16,12 @@ _OTHER_SEEDS = 10_000
 
 @dataclass(frozen=True, eq=False)
 class TrainTarget(Task):
-    """Train a classifier: as a target, or apart from all targets as the source of a defense."""
+    """Train a classifier, or load a given one: as a target, or apart from all as the source of a defense."""
 
     dataset: DatasetRef
-    target: PluginRef
+    target: TargetRef
     role: str
-    seed: int
+    seed: int | None
 
     kind = "train-target"
 

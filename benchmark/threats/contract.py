@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from benchmark.plugin import Config, param
-from benchmark.refs import AttackRef, PluginRef
+from benchmark.refs import AttackRef, TargetRef
 from benchmark.tasks import (
     Bank,
     Candidate,
@@ -68,7 +68,7 @@ class Setting:
     shard: Shard
     first: Shard
     config: ThreatConfig
-    substitutes: tuple[PluginRef, ...] = ()
+    substitutes: tuple[TargetRef, ...] = ()
     craft_on: TrainTarget | None = None
     once: Once = field(default_factory=Once, repr=False)
 

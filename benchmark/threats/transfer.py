@@ -50,14 +50,19 @@ class Transfer(Threat):
         target, oracle = setting.target, setting.surface("pipeline-answers")
         other = next((ref for ref in setting.substitutes if ref.name != target.target.name), None)
         once, data = setting.once, (target.protocol, target.dataset)
-        models = {"other-seed": once(TrainTarget, *data, target.target, _ROLE, target.seed)}
+        models: dict[str, TrainTarget] = {}
+        if target.target.trainable:
+            models["other-seed"] = once(TrainTarget, *data, target.target, _ROLE, target.seed)
         if other is not None:
-            models["other-architecture"] = once(TrainTarget, *data, other, _ROLE, target.seed)
+            models["other-architecture"] = once(TrainTarget, *data, other, _ROLE, other.seed(target.seed))
 
         def taught(how: str, start: TrainSubstitute | None = None) -> TrainSubstitute:
-            recipe = other or target.target
-            return once(TrainSubstitute, *data, recipe, _ROLE, target.seed, oracle, how, start)
+            seed = recipe.seed(target.seed)
+            return once(TrainSubstitute, *data, recipe, _ROLE, seed, oracle, how, start)
 
+        recipe = other or target.target
+        if not recipe.trainable:
+            return []  # a given classifier on images that no other one is known to suit
         models["jacobian"] = taught("jacobian")
 
         def craft(model: TrainTarget) -> Craft:

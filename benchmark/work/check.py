@@ -32,7 +32,8 @@ def examine(task: Examine, workshop: Workshop) -> None:
 
     `alone`, `again`, `with_gradients`: for each of a few images the mean difference of its pixels when it is
     purified alone and not among others, at later calls, with gradients on. `spread`: how much the purified
-    images of a class differ, over how much the clean ones do. `probabilities`: whether the scores are some.
+    images that are taken for one class differ, over how much the clean ones of a class do. `probabilities`:
+    whether the target's scores are some.
     """
     clean, labels = workshop.clean(task.shard)
     target = workshop.target(task.target)
@@ -51,7 +52,7 @@ def examine(task: Examine, workshop: Workshop) -> None:
         again = torch.stack([_apart(one(few, part), together) for _ in range(_CALLS)]).amax(dim=0)
         followed = one(few.clone().requires_grad_(), part, gradients=True)
         with torch.no_grad():
-            scores = target(clean)
+            scores, answers = target(clean), target(purified).argmax(dim=1)
     apart = {
         "alone": torch.maximum(_apart(alone, together), _apart(purified[: len(few)], together)),
         "again": again,
@@ -60,7 +61,7 @@ def examine(task: Examine, workshop: Workshop) -> None:
     meta = {
         "seconds": watch.seconds,
         "images": len(clean),
-        "spread": _spread(purified, labels) / max(_spread(clean, labels), 1e-12),
+        "spread": _spread(purified, answers) / max(_spread(clean, labels), 1e-12),
         "probabilities": bool(
             (scores >= 0).all() and (scores <= 1).all() and ((scores.sum(dim=1) - 1).abs() < 1e-4).all()
         ),
@@ -87,7 +88,8 @@ def slope(task: Slope, workshop: Workshop) -> None:
     that the plugin chose, not a mistaken gradient. `refused` says why it could not be done.
     """
     clean, labels = workshop.clean(task.shard)
-    x, labels = clean[:_SLOPE_IMAGES].double(), labels[:_SLOPE_IMAGES]
+    # a little off the rim of the box, so that both sides of each image are in it
+    x, labels = clean[:_SLOPE_IMAGES].double() * 0.98 + 0.01, labels[:_SLOPE_IMAGES]
     refused = ""
     cosines = flat = torch.zeros(0)
     with Stopwatch(workshop.device) as watch, seeded(seed_from("slope", task.key)):

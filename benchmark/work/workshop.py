@@ -14,15 +14,17 @@ from torch import Tensor, nn
 
 from attacks.contract import Attack
 from benchmark.datasets.contract import Dataset, Splits, TrainingData
-from benchmark.errors import PluginError
-from benchmark.keys import digest
+from benchmark.errors import PluginError, UserError
+from benchmark.keys import digest, seed_from
 from benchmark.purifier import PurifierModule
 from benchmark.refs import DatasetRef, PluginRef
 from benchmark.registry import Registry
 from benchmark.store import Address, Store
 from benchmark.tasks import Craft, Handed, Purifier, Shard, Task, TrainAttack, TrainDefense, TrainTarget
+from benchmark.training import weights_digest
+from benchmark.work.seeding import seeded
 from defenses.contract import Defense
-from targets.contract import Target
+from targets.contract import GivenTarget, Target
 
 _MODELS_KEPT = 8
 _RESULTS_KEPT = 64
@@ -48,6 +50,7 @@ class Workshop:
         on_training: Told of the progress of trainings.
         perform: Does a task again whose result was lost or damaged.
         budget: Passes for each image, forwards and backwards, that an attack may ask of its surface.
+        trusted: Files, as resolved paths, that may run code when a classifier is read from them.
     """
 
     def __init__(
@@ -59,12 +62,14 @@ class Workshop:
         on_training: OnTraining,
         perform: Callable[[Task, Workshop], None],
         budget: float = float("inf"),
+        trusted: frozenset[Path] = frozenset(),
     ) -> None:
         self.registry = registry
         self.store = store
         self.device = device
         self.on_training = on_training
         self.budget = budget
+        self._trusted = trusted
         self._perform = perform
         self._data = data
         self._splits: dict[str, Splits] = {}
@@ -137,11 +142,29 @@ class Workshop:
         return stored
 
     def new_target(self, task: TrainTarget) -> Target[Any]:
-        """An untrained target."""
+        """An untrained target, or a given one before it is loaded."""
         cls, config = self.plugin("target", task.target)
         shape = self.dataset(task.dataset)
         with _refusals():
             return cls(config, shape.image_shape, len(shape.class_names))  # type: ignore[no-any-return]
+
+    def given_target(self, task: TrainTarget) -> GivenTarget[Any]:
+        """A target that comes with its weights, on the device, in evaluation mode.
+
+        Raises:
+            PluginError: It cannot be loaded, or is not what the key of the task says any more.
+        """
+        model = self.new_target(task)
+        assert isinstance(model, GivenTarget)
+        try:
+            found = model.rests_on(model.config, self._trusted)
+        except UserError as error:
+            raise PluginError(str(error)) from error
+        if found != task.target.rests_on:
+            raise PluginError(f"{model.origin} has changed since the run began")
+        with seeded(seed_from("init", task.key)):  # a factory may leave weights to chance
+            model.load(self._trusted)
+        return model.to(self.device).requires_grad_(False).eval()
 
     def new_defense(self, ref: PluginRef, dataset: DatasetRef) -> Defense[Any]:
         """An untrained defense."""
@@ -175,6 +198,8 @@ class Workshop:
         """A trained classifier, frozen, in evaluation mode."""
 
         def load() -> nn.Module:
+            if not task.target.trainable:
+                return self._given(task)
             model: nn.Module = self._weighted(self.new_target(task), task)
             return model.requires_grad_(False)
 
@@ -196,6 +221,13 @@ class Workshop:
         module = self._kept(self._models, _MODELS_KEPT, f"{purifier.key}{digest(dataset.content)}", load)
         assert isinstance(module, PurifierModule)
         return module.eval()
+
+    def _given(self, task: TrainTarget) -> nn.Module:
+        known = self.meta(task)["weights"]
+        model = self.given_target(task)
+        if weights_digest(model) != known:
+            raise PluginError(f"{task.label} has other weights than when its results in the store were made")
+        return model
 
     def _weighted(self, module: Any, task: Training) -> Any:
         module.load_state_dict(self.tensors(task))

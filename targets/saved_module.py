@@ -1,0 +1,115 @@
+"""Anyone's classifier, saved whole in a file."""
+
+from __future__ import annotations
+
+import warnings
+import zipfile
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from benchmark.errors import PluginError, told
+from benchmark.plugin import param
+from targets.contract import GivenTarget, target
+from targets.files import content_of, not_trusted
+from targets.preparation import PreparationConfig
+
+Form = Literal["TorchScript", "torch.export", "pickle"]
+
+
+class SavedModuleConfig(PreparationConfig):
+    """`file` is what `torch.jit.save`, `torch.export.save` or `torch.save` wrote.
+
+    `mean`, `std` and `size` normalise and resize the images before it, where the module does not do this
+    itself. Paths are seen from the folder that bench runs in.
+    """
+
+    file: str = param()
+
+
+@target("saved-module")
+class SavedModule(GivenTarget[SavedModuleConfig]):
+    """A classifier saved as TorchScript or by `torch.export`.
+
+    Images in [0, 1] to logits, for batches of any size (`torch.export` wants the first dimension dynamic).
+    TorchScript is a program of torch's own operators. To read what `torch.export.save` wrote, or a module
+    pickled by `torch.save`, may run any code: such a file is refused unless `--trust` names it.
+    """
+
+    network: nn.Module
+
+    def __init__(
+        self, config: SavedModuleConfig, image_shape: tuple[int, int, int], num_classes: int
+    ) -> None:
+        super().__init__(config, image_shape, num_classes)
+        config.check(self.origin, image_shape)
+
+    @property
+    def origin(self) -> str:
+        return f"saved module {self.config.file}"
+
+    @classmethod
+    def rests_on(cls, config: SavedModuleConfig, trusted: Collection[Path]) -> Mapping[str, str]:
+        path = Path(config.file)
+        content = content_of(path)
+        if (form := _form(path)) != "TorchScript" and path.resolve() not in trusted:
+            raise not_trusted(path, f"is a {form} file" if form == "torch.export" else "is a pickle")
+        return {"file": content}
+
+    def load(self, trusted: Collection[Path]) -> None:
+        path = Path(self.config.file)
+        form = _form(path)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # TorchScript is going to be retired
+                network = _read(path, form)
+        except Exception as error:  # each reader complains in its own way
+            raise PluginError(f"{self.origin} cannot be read as {form}: {told(error)}") from error
+        if not isinstance(network, nn.Module):
+            raise PluginError(
+                f"{self.origin} holds {type(network).__name__}, not a torch.nn.Module; "
+                "weights alone go with the target `module`"
+            )
+        self.network = self.config.before(network)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x)  # type: ignore[no-any-return]
+
+
+def _form(path: Path) -> Form:
+    """What wrote the file, told by the names of its parts."""
+    if not zipfile.is_zipfile(path):
+        return "pickle"
+    with zipfile.ZipFile(path) as archive:
+        parts = {name.partition("/")[2] or name for name in archive.namelist()}
+    if "constants.pkl" in parts and any(part.startswith("code/") for part in parts):
+        return "TorchScript"
+    if parts & {"archive_format", "serialized_exported_program.json"}:
+        return "torch.export"
+    return "pickle"
+
+
+def _read(path: Path, form: Form) -> object:
+    if form == "TorchScript":
+        return torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
+    if form == "torch.export":
+        return _Exported(torch.export.load(path).module())
+    return torch.load(path, map_location="cpu", weights_only=False)
+
+
+class _Exported(nn.Module):
+    """An exported program: it has the mode that it was exported in, and refuses to be asked for another."""
+
+    def __init__(self, program: nn.Module) -> None:
+        super().__init__()
+        self.program = program
+
+    def train(self, mode: bool = True) -> _Exported:
+        self.training = mode
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.program(x)  # type: ignore[no-any-return]

@@ -1,0 +1,398 @@
+"""Classifiers that people bring: their functions and files, from collections, and what is refused."""
+
+from __future__ import annotations
+
+import sys
+import types
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import benchmark
+from benchmark.cli import main
+from benchmark.display import Silent
+from benchmark.errors import UserError
+from benchmark.runs import prepare
+from targets.files import code_of
+from tests.victims import dense
+
+CODE = """
+import torch
+from torch import nn
+
+def make(classes=10):
+    return nn.Sequential(nn.AvgPool2d(2), nn.Flatten(), nn.Linear(196, 64), nn.Tanh(), nn.Linear(64, classes))
+
+def coloured():
+    return nn.Sequential(nn.Conv2d(3, 4, 28), nn.Flatten(), nn.Linear(4, 10))
+
+def text():
+    return "not a module"
+
+def raises():
+    raise KeyError("no such layer")
+
+class Dropping(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = make()
+    def forward(self, x):
+        return nn.functional.dropout(self.inner(x), 0.5)
+
+def random():
+    return Dropping()
+
+class Mixing(nn.Module):
+    def forward(self, x):
+        return (x - x.mean(dim=0)).flatten(1)[:, :10]
+
+mixing = Mixing
+constant = 3
+"""
+
+
+def _network() -> nn.Module:
+    """The network that `make` makes, trained on digits."""
+    network = nn.Sequential(nn.AvgPool2d(2), nn.Flatten(), nn.Linear(196, 64), nn.Tanh(), nn.Linear(64, 10))
+    network.load_state_dict(dense().surface.target.state_dict())
+    return network.eval()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with `own.py` and the weights of a trained network."""
+    monkeypatch.chdir(tmp_path)
+    Path("own.py").write_text(CODE)
+    save_file(_network().state_dict(), "good.safetensors")
+    return tmp_path
+
+
+def _run(*targets: dict[str, Any], **options: Any) -> pd.DataFrame:
+    grid = {
+        "name": "own",
+        "datasets": [{"name": "digits", "n": 20}],
+        "targets": list(targets),
+        "defenses": ["identity"],
+        "attacks": [{"name": "fgsm", "eps": 0.2}],
+        "threats": ["black-box"],
+    }
+    return benchmark.run(grid, out="out", store="store", device="cpu", **options)
+
+
+def _module(factory: str = "own.py:make", **parameters: Any) -> dict[str, Any]:
+    return {"name": "module", "factory": factory, "weights": "good.safetensors"} | parameters
+
+
+def _refusal(*targets: dict[str, Any], **options: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        _run(*targets, **options)
+    return str(caught.value)
+
+
+def _keys(target: dict[str, Any]) -> set[str]:
+    """The keys of all work that a grid with this target needs."""
+    grid = {
+        "datasets": [{"name": "digits", "n": 20}],
+        "targets": [target],
+        "defenses": ["identity"],
+        "attacks": [{"name": "fgsm", "eps": 0.2}],
+        "threats": ["black-box"],
+    }
+    plan = prepare(grid, Silent(), store="store", device="cpu").plan
+    return {task.key for task in plan.tasks if task.kind in ("train-target", "craft", "score")}
+
+
+# --- what works -----------------------------------------------------------------------------------------
+
+
+def test_a_module_is_judged_with_its_own_weights_and_trained_by_nobody(folder: Path) -> None:
+    (row,) = _run(_module()).to_dict("records")
+    assert row["status"] == "ok"
+    assert row["clean_error"] <= 0.15
+    assert row["error"] > row["clean_error"] + 0.3
+    assert pd.isna(row["target_seed"])
+    assert "good.safetensors" in row["target_config"]
+    assert not list(Path("store").glob("train-target/module/*.pt"))
+
+
+def _save_script(path: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(_network()).save(path)
+
+
+def _save_export(path: str) -> None:
+    program = torch.export.export(
+        _network(), (torch.rand(2, 1, 28, 28),), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
+    )
+    torch.export.save(program, path)
+
+
+def test_every_form_of_a_network_gives_the_same_figures(folder: Path) -> None:
+    _save_script("net.pt")
+    _save_export("net.pt2")
+    torch.save(_network(), "pickled.pt")
+    torch.save({"state_dict": {f"module.{k}": v for k, v in _network().state_dict().items()}}, "weights.pth")
+    records = _run(
+        _module(),
+        _module(weights="weights.pth"),
+        *({"name": "saved-module", "file": file} for file in ("net.pt", "net.pt2", "pickled.pt")),
+        trust=["net.pt2", "pickled.pt"],
+    )
+    assert list(records["status"]) == ["ok"] * 5, list(records["reason"])
+    assert records["clean_error"].nunique() == 1
+    assert records["error"].nunique() == 1
+
+
+def test_a_saved_module_can_teach_a_defense(folder: Path, constructed: Path) -> None:
+    """A source classifier is copied, and the gradients of the copy are used."""
+    _save_export("net.pt2")
+    grid = {
+        "datasets": [{"name": "few-digits", "n": 2}],
+        "targets": [{"name": "saved-module", "file": "net.pt2"}],
+        "defenses": [{"name": "ape-gan", "epochs": 1, "min_steps": 0, "batch_size": 16}],
+        "source": "target",
+        "attacks": [{"name": "fgsm", "eps": 0.2}],
+        "threats": ["black-box"],
+    }
+    records = benchmark.run(
+        grid, out="out", store="store", device="cpu", plugins=[constructed], trust=["net.pt2"]
+    )
+    assert set(records["status"]) == {"ok"}, list(records["reason"])
+
+
+def test_images_are_normalised_and_resized_as_told(folder: Path) -> None:
+    (plain,) = _run(_module()).to_dict("records")
+    (odd,) = _run(_module(mean=[0.5], std=[0.1], size=28)).to_dict("records")
+    assert odd["key"] != plain["key"]
+    assert _refusal(_module(mean=[0.5])).endswith(
+        "mean and std go together: one number in each for every channel"
+    )
+    (row,) = _run(_module(mean=[0.5] * 3, std=[0.1] * 3)).to_dict("records")
+    assert row["status"] == "failed"
+    assert "own.py:make" in row["reason"]
+    assert "takes images of 3 channels, got 1" in row["reason"]
+
+
+def test_the_key_holds_the_content_and_not_the_path(folder: Path) -> None:
+    before = _keys(_module())
+    assert _keys(_module()) == before
+    Path("good.safetensors").rename("moved.safetensors")
+    assert _keys(_module(weights="moved.safetensors")) == before
+    Path("own.py").write_text(CODE + "\n# a remark\n")
+    assert _keys(_module(weights="moved.safetensors")) == before
+    Path("own.py").write_text(CODE.replace("Tanh", "ReLU"))
+    assert not _keys(_module(weights="moved.safetensors")) & before
+    Path("own.py").write_text(CODE)
+    weights = {name: tensor + 0.01 for name, tensor in _network().state_dict().items()}
+    save_file(weights, "moved.safetensors")
+    assert not _keys(_module(weights="moved.safetensors")) & before
+
+
+def test_two_files_are_told_apart_in_the_tables(folder: Path) -> None:
+    save_file({name: 0 * tensor for name, tensor in _network().state_dict().items()}, "zero.safetensors")
+    _run(_module(), _module(weights="zero.safetensors"))
+    text = Path("out/tables.md").read_text()
+    assert "module (weights good.safetensors)" in text
+    assert "module (weights zero.safetensors)" in text
+
+
+def test_a_change_after_the_plan_fails_the_cells(folder: Path) -> None:
+    from benchmark.runs import run_prepared
+
+    grid = {
+        "datasets": [{"name": "digits", "n": 2}],
+        "targets": [_module()],
+        "defenses": ["identity"],
+        "attacks": ["noise"],
+        "threats": ["black-box"],
+    }
+    prepared = prepare(grid, Silent(), store="store", device="cpu")
+    save_file({name: 0 * tensor for name, tensor in _network().state_dict().items()}, "good.safetensors")
+    (row,) = run_prepared(prepared, Silent(), Path("out")).failed
+    assert "good.safetensors has changed since the run began" in row["reason"]
+
+
+def test_code_of_an_installed_package_is_told_by_its_release() -> None:
+    assert code_of(torch.nn.functional) == f"torch-{torch.__version__.partition('+')[0]}"
+
+
+# --- what is refused before anything runs ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        (_module("own.py"), "no factory 'own.py'"),
+        (_module("own.py:absent"), "own.py has no function 'absent'"),
+        (_module("own.py:constant"), "own.py has no function 'constant'"),
+        (_module("nowhere.py:make"), "there is no file 'nowhere.py'"),
+        (_module("no_such_package.models:make"), "no_such_package.models cannot be imported"),
+        (_module("broken.py:make"), "broken.py cannot be imported: ZeroDivisionError"),
+        (_module(weights="absent.safetensors"), "cannot read the model file 'absent.safetensors'"),
+        ({"name": "saved-module", "file": "absent.pt2"}, "cannot read the model file 'absent.pt2'"),
+        ({"name": "module"}, "target module needs 'factory'"),
+    ],
+)
+def test_what_is_not_there_is_refused_at_once(folder: Path, target: dict[str, Any], told: str) -> None:
+    Path("broken.py").write_text("1 / 0\n")
+    assert told in _refusal(target)
+
+
+class Harmful(nn.Module):
+    """Leaves a file behind when it is unpickled."""
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (Path("harmed"),))
+
+
+def test_a_pickle_that_could_run_code_is_refused_unless_trusted(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save({"a": Harmful()}, "harmful.pt")
+    _save_export("net.pt2")
+    for target, file in (
+        (_module(weights="harmful.pt"), "harmful.pt"),
+        ({"name": "saved-module", "file": "harmful.pt"}, "harmful.pt"),
+        ({"name": "saved-module", "file": "net.pt2"}, "net.pt2"),
+    ):
+        message = _refusal(target, trust=["good.safetensors"])
+        assert f"{file!r}" in message
+        assert f"--trust {file}" in message
+    assert not Path("harmed").exists()
+    Path("g.yaml").write_text(
+        "datasets: [{name: digits, n: 2}]\ndefenses: [identity]\nattacks: [noise]\nthreats: [black-box]\n"
+        "targets: [{name: module, factory: 'own.py:make', weights: harmful.pt}]\n"
+    )
+    command = ["bench", "run", "--grid", "g.yaml", "--store", "store", "--out", "out"]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "to read it may run code" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", [*command, "--trust", "harmful.pt"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert Path("harmed").exists()  # it was read, as asked for
+    assert ended.value.code == 1
+    assert "weights harmful.pt hold no state dict" in capsys.readouterr().err
+
+
+def test_trusting_a_file_that_is_not_there_is_a_mistake(folder: Path) -> None:
+    assert "there is no file 'absent.pt'" in _refusal(_module(), trust=["absent.pt"])
+
+
+# --- what fails its own cells ---------------------------------------------------------------------------
+
+
+def _bad_weights() -> Iterator[tuple[dict[str, Any], tuple[str, ...]]]:
+    weights = _network().state_dict()
+    save_file({name: weights[name] for name in ("2.weight", "2.bias")}, "part.safetensors")
+    yield (
+        _module(weights="part.safetensors"),
+        ("part.safetensors", "own.py:make", "2 missing (4.weight, 4.bias)"),
+    )
+    save_file(weights | {"4.weight": torch.zeros(7, 64)}, "shape.safetensors")
+    yield (
+        _module(weights="shape.safetensors"),
+        ("shape.safetensors", "1 of another shape (4.weight (7, 64) for (10, 64))"),
+    )
+    save_file(weights | {"extra": torch.zeros(1)}, "more.safetensors")
+    yield _module(weights="more.safetensors"), ("more.safetensors", "1 not in the module (extra)")
+    save_file(weights | {"4.bias": torch.full((10,), torch.nan)}, "nan.safetensors")
+    yield _module(weights="nan.safetensors"), ("nan.safetensors", "4.bias are not finite")
+    Path("torn.safetensors").write_bytes(Path("good.safetensors").read_bytes()[:50])
+    yield _module(weights="torn.safetensors"), ("torn.safetensors", "cannot be read")
+
+
+def _bad_modules() -> Iterator[tuple[dict[str, Any], tuple[str, ...]]]:
+    def bare(function: str, **arguments: Any) -> dict[str, Any]:
+        return _module(f"own.py:{function}", weights=None, arguments=arguments)
+
+    yield bare("text"), ("factory own.py:text", "returned str, not a torch.nn.Module")
+    yield bare("raises"), ("factory own.py:raises", "KeyError", "no such layer")
+    yield bare("make", layers=3), ("factory own.py:make", "unexpected keyword argument 'layers'")
+    yield bare("make", classes=7), ("own.py:make", "(3, 7) for 3 images", "10 classes")
+    yield bare("coloured"), ("own.py:coloured", "cannot take batches of 1×28×28 images", "channels")
+    yield bare("random"), ("own.py:random", "other scores for the same images")
+    yield bare("mixing"), ("own.py:mixing", "depend on the other images of the batch")
+    torch.jit.save(torch.jit.trace(lambda x: x.flatten(1)[:, :9], torch.rand(1, 1, 28, 28)), "nine.pt")
+    yield {"name": "saved-module", "file": "nine.pt"}, ("nine.pt", "(3, 9) for 3 images")
+    Path("torn.pt").write_bytes(b"PK\x03\x04 nothing")
+    yield {"name": "saved-module", "file": "torn.pt"}, ("torn.pt", "cannot be read as pickle")
+    torch.save(_network().state_dict(), "state.pt")
+    yield {"name": "saved-module", "file": "state.pt"}, ("state.pt", "OrderedDict", "target `module`")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("cases", [_bad_weights, _bad_modules])
+def test_what_does_not_fit_fails_alone_and_is_named(folder: Path, cases: Any) -> None:
+    bad = list(cases())
+    records = _run(
+        *(target for target, _ in bad),
+        _module(),
+        trust=[p for p in ("torn.pt", "state.pt") if Path(p).exists()],
+    )
+    assert list(records["status"]) == ["failed"] * len(bad) + ["ok"]
+    for reason, (_, parts) in zip(records["reason"], bad, strict=False):
+        for part in parts:
+            assert part in reason
+        assert "\n" not in reason
+        assert "Traceback" not in reason
+
+
+# --- collections ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["timm", "robustbench"])
+def test_a_collection_that_is_not_installed_is_named_with_its_extra(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    for module in (name, f"{name}.utils"):
+        monkeypatch.setitem(sys.modules, module, None)
+    message = _refusal({"name": name, "model": "any"})
+    assert f"target {name} needs the package {name}" in message
+    assert f'pip install "purifier-benchmark[{name}]"' in message
+
+
+def test_a_timm_model_is_shown_what_timm_says(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for timm: its functions as far as they are used."""
+    stand_in: Any = types.ModuleType("timm")
+    asked = {}
+
+    def create_model(model_name: str, pretrained: bool) -> nn.Module:
+        asked.update(model_name=model_name, pretrained=pretrained)
+        return nn.Sequential(Shifted(), _network()).train()
+
+    class Shifted(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * 0.25 + 0.5
+
+    settings = {"input_size": (1, 28, 28), "mean": (0.5,), "std": (0.25,)}
+    stand_in.create_model = create_model
+    stand_in.is_model = lambda name: name == "net"
+    stand_in.data = types.SimpleNamespace(resolve_model_data_config=lambda _: settings)
+    monkeypatch.setitem(sys.modules, "timm", stand_in)
+    assert "timm has no model 'absent'" in _refusal({"name": "timm", "model": "absent"})
+    own, theirs = _run(_module(), {"name": "timm", "model": "net.tag"}).to_dict("records")
+    assert asked == {"model_name": "net.tag", "pretrained": True}
+    assert theirs["status"] == "ok", theirs["reason"]
+    assert theirs["clean_error"] == own["clean_error"]
+    settings["input_size"] = (3, 28, 28)
+    (row,) = _run({"name": "timm", "model": "net.other"}).to_dict("records")
+    assert "timm model net.other takes 3 channel(s), got 1" in row["reason"]
+
+
+def test_a_robustbench_model_is_for_colours(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in: Any = types.ModuleType("robustbench.utils")
+    monkeypatch.setitem(sys.modules, "robustbench", types.ModuleType("robustbench"))
+    monkeypatch.setitem(sys.modules, "robustbench.utils", stand_in)
+    (row,) = _run({"name": "robustbench", "model": "Carmon2019Unlabeled"}).to_dict("records")
+    assert "RobustBench model Carmon2019Unlabeled (cifar10, Linf) takes RGB images, got 1" in row["reason"]

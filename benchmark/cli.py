@@ -292,7 +292,7 @@ def _announce(prepared: Prepared) -> None:
     missing, cached = split_by_store(plan, prepared.workshop)
     typer.echo(f"{len(plan.cells)} cells, {len(plan.skipped)} of them skipped")
     by_threat = Counter(
-        (cell.dataset.name, cell.target.label, cell.threat.name, cell.n) for cell in plan.cells
+        (cell.dataset.title, cell.target.label, cell.threat.name, cell.n) for cell in plan.cells
     )
     for (dataset, target, threat, n), count in by_threat.items():
         typer.echo(f"  {dataset}, {target}, {threat}: {count} cells, n = {n}")

@@ -212,7 +212,7 @@ _IDLE = {"training": _TRAININGS, "attack": ("craft",)}
 
 
 def _dataset(task: Task) -> str:
-    return task.dataset.name if isinstance(task, TrainTarget | TrainDefense | TrainAttack) else ""
+    return task.dataset.title if isinstance(task, TrainTarget | TrainDefense | TrainAttack) else ""
 
 
 def _figures(figures: Mapping[str, float]) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
+from benchmark.keys import canonical
 from benchmark.store import Store
 from benchmark.tasks import Craft, Purify, Task, TrainAttack, TrainDefense, TrainTarget
 
@@ -40,11 +42,16 @@ def estimate(missing: Iterable[Task], store: Store) -> Estimate:
 
 
 def _data(task: Task) -> str | None:
+    """Which images the task is about, and at which size: two folders may have nothing in common."""
     if isinstance(task, TrainTarget | TrainDefense | TrainAttack):
-        return task.dataset.name
+        return _images(task.dataset.content)
     if isinstance(task, Craft | Purify):
-        return task.shard.dataset.name
+        return _images(task.shard.dataset.content)
     return None
+
+
+def _images(dataset: Mapping[str, Any]) -> str:
+    return canonical({name: dataset[name] for name in ("name", "config", "images")})
 
 
 def _typical(store: Store, kind: str, label: str, data: str) -> float | None:
@@ -52,6 +59,6 @@ def _typical(store: Store, kind: str, label: str, data: str) -> float | None:
     for meta in store.samples(kind, label, limit=_SAMPLES):
         task = meta.get("task", {})
         dataset = task.get("dataset") or task.get("shard", {}).get("dataset", {})
-        if dataset.get("name") == data:
+        if dataset and _images(dataset) == data:
             timings.append(float(meta["seconds"]))
     return median(timings) if timings else None

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol as Interface
 
-from benchmark.errors import BudgetError, Failure, PluginError, told, worst
+from benchmark.errors import BudgetError, Failure, PluginError, UserError, told, worst
 from benchmark.plan import Plan
 from benchmark.tasks import Craft, Task
 from benchmark.work.perform import perform, perform_sweep
@@ -95,7 +95,7 @@ def _do(group: list[Task], workshop: Workshop, observer: Observer, execution: Ex
             perform(group[0], workshop)
     except BudgetError as end:
         failure = Failure(str(end), "budget")
-    except PluginError as fault:
+    except (PluginError, UserError) as fault:  # the user's: an image that cannot be read
         failure = Failure(str(fault))
     except (Exception, SystemExit) as error:  # a target or a trainer: the cell fails, the run goes on
         failure = Failure(told(error))

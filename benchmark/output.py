@@ -17,6 +17,8 @@ from benchmark.cells import Cell
 from benchmark.errors import UserError
 from benchmark.records import Result, Row
 
+_CLASS_NAMES = "class_names"
+
 
 def open_out(path: Path) -> None:
     """Make the folder of a run.
@@ -64,12 +66,16 @@ def _field(value: Any) -> Any:
 
 
 class OutcomesFile:
-    """`outcomes.parquet`: the rows of every image of every cell, one row group per cell."""
+    """`outcomes.parquet`: the rows of every image of every cell, one row group per cell.
+
+    The class names of each data set are in the file's metadata: `read_class_names`.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         self._writer: pyarrow.parquet.ParquetWriter | None = None
+        self._class_names: dict[str, tuple[str, ...]] = {}
 
     def __enter__(self) -> OutcomesFile:
         return self
@@ -86,11 +92,13 @@ class OutcomesFile:
         if self._writer is None:
             self._writer = pyarrow.parquet.ParquetWriter(self._temporary, table.schema)
         self._writer.write_table(table.select(self._writer.schema.names))
+        self._class_names[cell.dataset.title] = cell.dataset.class_names
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._writer is not None:
+            self._writer.add_key_value_metadata({_CLASS_NAMES: json.dumps(self._class_names)})
             self._writer.close()
             if kind is None:
                 self._temporary.replace(self._path)
@@ -98,3 +106,9 @@ class OutcomesFile:
                 self._temporary.unlink(missing_ok=True)
         elif kind is None:
             self._path.unlink(missing_ok=True)  # no outcome: last time's must not stand for this run
+
+
+def read_class_names(path: Path) -> dict[str, list[str]]:
+    """What the labels and predictions in an `outcomes.parquet` stand for, by the title of the data set."""
+    metadata = pyarrow.parquet.read_metadata(path).metadata or {}
+    return json.loads(metadata.get(_CLASS_NAMES.encode(), b"{}"))  # type: ignore[no-any-return]

@@ -50,10 +50,10 @@ class Product:
     target_seeds: tuple[int, ...]
     defense_seeds: tuple[int, ...]
     attack_seeds: tuple[int, ...]
-    sources: Mapping[str, TargetRef]
-    """The default source classifier of each data set, by the data set's name."""
+    sources: Mapping[str, TargetRef | None]
+    """The default source classifier of each data set, by the data set's title; None where it has none."""
     substitutes: Mapping[str, tuple[TargetRef, ...]] = field(default_factory=dict)
-    """Classifiers that suit each data set, for attackers who train one of their own."""
+    """Classifiers that suit each data set, for attackers who train one of their own, by its title."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,16 +141,18 @@ def _cells(product: Product, protocol: Protocol, sanity: Sanity, once: Once) -> 
     ):
         dataset = sized.dataset
         target = once(TrainTarget, protocol, dataset, target_ref, "target", target_ref.seed(target_seed))
-        taught_by = product.sources[dataset.name]
-        source = once(TrainTarget, protocol, dataset, taught_by, "source", taught_by.seed(0))
+        taught_by = product.sources[dataset.title]
+        source = None
+        if taught_by is not None:
+            source = once(TrainTarget, protocol, dataset, taught_by, "source", taught_by.seed(0))
         for chosen in product.defenses:
             teacher = source
             if chosen.source != "default":
                 ref = target_ref if chosen.source == "target" else chosen.source
                 teacher = once(TrainTarget, protocol, dataset, ref, "target", ref.seed(target_seed))
-            other = teacher.role == "target" and teacher.key != target.key
-            for purifier in _purifiers(chosen.on[dataset.title], teacher, product.defense_seeds, other, once):
-                substitutes = product.substitutes.get(dataset.name, ())
+            school = _School(dataset, teacher, target, once)
+            for purifier in school.purifiers(chosen.on[dataset.title], product.defense_seeds):
+                substitutes = product.substitutes.get(dataset.title, ())
                 maker = CellMaker(target, purifier, substitutes, sanity, once)
                 for met in product.attacks:
                     n = min(limit for limit in (sized.n, chosen.n, met.n) if limit is not None)
@@ -159,20 +161,33 @@ def _cells(product: Product, protocol: Protocol, sanity: Sanity, once: Once) -> 
                         yield maker.make(met, threat, seed, n)
 
 
-def _purifiers(
-    defenses: tuple[DefenseRef, ...], source: TrainTarget, seeds: tuple[int, ...], other: bool, once: Once
-) -> Iterator[Purifier]:
-    """The purifier with each seed; `other` tells that its source is another target than it stands before."""
-    seeded = any(defense.trainable or defense.stochastic for defense in defenses)
-    for seed in seeds if seeded else (None,):
-        yield once(Purifier, tuple(once(_part, defense, source, seed, other) for defense in defenses))
+@dataclass(frozen=True, eq=False)
+class _School:
+    """Where defenses are trained that stand before `target`: the data, and with which classifier."""
 
+    dataset: DatasetRef
+    teacher: TrainTarget | None
+    target: TrainTarget
+    once: Once
 
-def _part(defense: DefenseRef, source: TrainTarget, seed: int | None, other: bool) -> Part:
-    training = None
-    if defense.trainable and seed is not None:
-        training = TrainDefense(source.protocol, source.dataset, defense, source, seed)
-    return Part(defense, training, seed if defense.stochastic else None, other)
+    def purifiers(self, defenses: tuple[DefenseRef, ...], seeds: tuple[int, ...]) -> Iterator[Purifier]:
+        """The defenses in sequence, with each seed."""
+        seeded = any(defense.trainable or defense.stochastic for defense in defenses)
+        for seed in seeds if seeded else (None,):
+            yield self.once(Purifier, tuple(self._part(defense, seed) for defense in defenses))
+
+    def _part(self, defense: DefenseRef, seed: int | None) -> Part:
+        teacher, training = self.teacher, None
+        if defense.trainable and seed is not None:
+            if teacher is None:
+                raise UserError(
+                    f"dataset {self.dataset.title} has no default source classifier to train "
+                    f"{defense.name} with",
+                    hint="name one as its parameter `source`, or train with the target: `source: target`",
+                )
+            training = self.once(TrainDefense, teacher.protocol, teacher.dataset, defense, teacher, seed)
+        other = teacher is not None and teacher.role == "target" and teacher.key != self.target.key
+        return self.once(Part, defense, training, seed if defense.stochastic else None, other)
 
 
 def _ordered(cells: Iterable[Cell]) -> Iterable[Task]:

@@ -20,7 +20,8 @@ class Config(BaseModel):
 
     Declare fields with `train(default, ...)` when trained weights depend on them and with
     `infer(default, ...)` when they only act afterwards; `param(...)` where nothing is trained;
-    `sweep(...)` also allows a list in a grid. Bounds are pydantic's: `ge`, `gt`, `le`, `lt`.
+    `sweep(...)` also allows a list in a grid; `apart(...)` leaves a field out of the keys of results (data
+    sets only). Bounds are pydantic's: `ge`, `gt`, `le`, `lt`.
 
     Defaults may depend on more than the field:
         presets: Names of presets, each with the values that it puts in place of the defaults; needs a
@@ -80,6 +81,11 @@ def infer(default: Any, **bounds: Any) -> Any:
 def sweep(default: Any = ..., **bounds: Any) -> Any:
     """A field that a grid may give as a list: one cell for each member."""
     return Field(default, json_schema_extra={"mark": "sweep"}, **bounds)
+
+
+def apart(default: Any = ..., **bounds: Any) -> Any:
+    """A field of a data set that says where its images are, or what goes with them, and not what they are."""
+    return Field(default, json_schema_extra={"mark": "apart"}, **bounds)
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)

@@ -12,7 +12,7 @@ import pyarrow
 from numpy.typing import NDArray
 
 from benchmark.cells import Cell
-from benchmark.errors import BudgetError, Failure, PluginError, worst
+from benchmark.errors import BudgetError, Failure, PluginError, UserError, worst
 from benchmark.flags import Findings, cell_flags, check_flags, gradient_flags, movement_flags
 from benchmark.stats import wilson
 from benchmark.tasks import Task
@@ -76,7 +76,7 @@ def make_record(cell: Cell, failures: Mapping[str, Failure], workshop: Workshop)
         row["flags"] = " ".join(_flags(cell, values, row, workshop))
     except BudgetError as error:
         return Result(row | {"status": "budget", "reason": str(error)}, None)
-    except PluginError as error:  # a damaged result was computed again, and this time it failed
+    except (PluginError, UserError) as error:  # a damaged result was computed again, and this time it failed
         return Result(row | {"status": "failed", "reason": str(error)}, None)
     return Result(row, outcomes)
 

@@ -31,19 +31,32 @@ class PluginRef:
 
 @dataclass(frozen=True, eq=False)
 class DatasetRef(PluginRef):
-    """A data set, the fingerprint of its images, and its default source classifier."""
+    """A data set and the fingerprint of its images.
+
+    `changed` are the parameters that are not the default; `apart` names those that do not change the images.
+    """
 
     images: str = ""
     test_size: int = 0
+    class_names: tuple[str, ...] = ()
+    changed: Mapping[str, Any] = field(default_factory=dict)
+    apart: frozenset[str] = frozenset()
 
     @property
     def title(self) -> str:
-        """The name, with its parameters where it has any: two settings of a data set are two data sets."""
-        return f"{self.name} {self.config_text}" if self.config else self.name
+        """The name, with the parameters that were changed: two settings of a data set are two data sets."""
+        return f"{self.name} {canonical(dict(self.changed))}" if self.changed else self.name
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """All that is known of it but the class names."""
+        return {**self.content, "config": dict(self.config)}
 
     @cached_property
     def content(self) -> Fixed:
-        return Fixed(super().content, images=self.images)
+        """What results depend on: the same images in another place are the same data set."""
+        config = {name: value for name, value in self.config.items() if name not in self.apart}
+        return Fixed(super().content, config=config, images=self.images)
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +22,9 @@ from benchmark.registry import Registry
 from defenses.contract import Defense
 from targets.contract import Target
 
+_Opened = dict[tuple[str, str], tuple[DatasetRef, str | None, Sequence[str]]]
+"""Data sets with the names of their default source classifiers, by name and configuration."""
+
 _WIDEST_GATE = 0.15
 """How much clean error training may add to any defense, whatever its plugin says."""
 
@@ -38,7 +41,7 @@ def resolve(grid: Grid, registry: Registry, data: Path, trusted: Collection[Path
     Raises:
         UserError: Images or a classifier's files are missing, or `n` is more than there are.
     """
-    datasets: dict[tuple[str, str], DatasetRef] = {}
+    datasets: _Opened = {}
     products = []
     for block in grid.blocks:
         for choice in block.datasets:
@@ -49,23 +52,19 @@ def resolve(grid: Grid, registry: Registry, data: Path, trusted: Collection[Path
     return products
 
 
-def _product(
-    block: Block,
-    datasets: dict[tuple[str, str], DatasetRef],
-    registry: Registry,
-    trusted: Collection[Path],
-) -> Product:
+def _product(block: Block, datasets: _Opened, registry: Registry, trusted: Collection[Path]) -> Product:
     sized = []
-    sources, substitutes = {}, {}
+    sources: dict[str, TargetRef | None] = {}
+    substitutes: dict[str, tuple[TargetRef, ...]] = {}
     for choice in block.datasets:
-        ref = datasets[choice.entry.name, choice.config.model_dump_json()]
+        ref, source, others = datasets[choice.entry.name, choice.config.model_dump_json()]
         if choice.n is not None and choice.n > ref.test_size:
             raise UserError(
-                Problem(f"dataset {ref.name}: n {choice.n} is more than its {ref.test_size} test images")
+                Problem(f"dataset {ref.title}: n {choice.n} is more than its {ref.test_size} test images")
             )
         sized.append(SizedDataset(ref, choice.n or ref.test_size))
-        sources[ref.name] = _default_source(choice, registry)
-        substitutes[ref.name] = _substitutes(choice, registry)
+        sources[ref.title] = None if source is None else _suited(source, ref, registry)
+        substitutes[ref.title] = tuple(_suited(name, ref, registry) for name in others)
     return Product(
         datasets=tuple(sized),
         targets=tuple(_target(choice, trusted) for choice in block.targets),
@@ -118,30 +117,30 @@ def _source(
     return _target(source, trusted) if isinstance(source, Choice) else source or "default"
 
 
-def _dataset(choice: Choice, data: Path) -> DatasetRef:
+def _dataset(choice: Choice, data: Path) -> tuple[DatasetRef, str | None, Sequence[str]]:
+    """The data set, and the names of its default source classifier and of targets that suit it."""
     assert issubclass(choice.plugin, Dataset)
-    loaded: Dataset[Any] = choice.plugin(choice.config, data)
-    loaded.prepare()
-    return DatasetRef(
+    opened: Dataset[Any] = choice.plugin(choice.config, data)
+    opened.prepare()
+    ref = DatasetRef(
         **_basics(choice),
-        images=loaded.fingerprint(),
-        test_size=len(loaded.load_test()),
+        images=opened.fingerprint(),
+        test_size=len(opened.load_test()),
+        class_names=tuple(opened.class_names),
+        changed=choice.config.model_dump(mode="json", exclude_defaults=True),
+        apart=choice.config.fields_marked("apart"),
     )
+    return ref, opened.source, opened.substitutes
 
 
-def _default_source(choice: Choice, registry: Registry) -> TargetRef:
-    assert issubclass(choice.plugin, Dataset)
-    return _named_target(choice.plugin.source, registry)
-
-
-def _substitutes(choice: Choice, registry: Registry) -> tuple[TargetRef, ...]:
-    assert issubclass(choice.plugin, Dataset)
-    return tuple(_named_target(name, registry) for name in choice.plugin.substitutes)
-
-
-def _named_target(name: str, registry: Registry) -> TargetRef:
-    """A target with its default parameters."""
-    entry = registry.get("target", name)
+def _suited(name: str, dataset: DatasetRef, registry: Registry) -> TargetRef:
+    """A target that a data set names, with its default parameters."""
+    try:
+        entry = registry.get("target", name)
+    except UserError as error:
+        (problem,) = error.problems
+        message = f"the source classifier of dataset {dataset.title}: {problem.message}"
+        raise UserError(message, hint=problem.hint) from error
     plugin = entry.load()
     return _target(Choice(entry, plugin, plugin.config_type()()))
 

@@ -204,7 +204,7 @@ def read_tables(out: Path) -> str:
 
 def _run_json(prepared: Prepared) -> dict[str, Any]:
     cells = prepared.plan.cells
-    datasets = {cell.dataset.name: cell.dataset.content for cell in cells}
+    datasets = {cell.dataset.title: cell.dataset.resolved for cell in cells}
     return {
         "name": prepared.grid.name,
         "grid": prepared.grid.data,

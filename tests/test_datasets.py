@@ -7,10 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmark.datasets.contract import class_balanced_order
+from benchmark.datasets.contract import class_balanced_order, proportional_order
 from benchmark.datasets.digits import Digits
+from benchmark.datasets.folder import Folder, FolderConfig
 from benchmark.datasets.idx import FashionMnist, Mnist
+from benchmark.doctor import examine
+from benchmark.errors import UserError
+from benchmark.output import read_class_names
 from benchmark.plugin import Config
+from benchmark.registry import default_registry
+from benchmark.work.recent import Recent
+from tests.pictures import write_classes, write_halves
 
 
 def test_digits_splits_are_disjoint_complete_and_pinned() -> None:
@@ -63,3 +70,151 @@ def test_a_grid_runs_on_real_mnist(real_data: Path, small_run) -> None:
     records = small_run(datasets=[{"name": "mnist", "n": 100}], data=real_data)
     assert (records["status"] == "ok").all()
     assert 0.05 < records["clean_error"].iloc[0] < 0.4  # a nearest-mean classifier errs on 18 % of MNIST
+
+
+def test_labels_beyond_the_classes_are_refused_before_anything_is_trained() -> None:
+    class Wrong(Digits):
+        class_names = tuple("012345678")
+
+    with pytest.raises(
+        UserError, match=r"label 9 of training image \d+ is out of range: there are 9 classes"
+    ):
+        Wrong(Config(), Path()).splits()
+
+
+def test_an_order_by_share_keeps_rare_classes_on_both_sides() -> None:
+    labels = torch.tensor([0] * 900 + [1] * 90 + [2] * 10)
+    order = proportional_order(labels)
+    assert sorted(order.tolist()) == list(range(1000))
+    assert labels[order][:100].bincount().tolist() == [90, 9, 1]
+    assert torch.equal(order, proportional_order(labels))
+
+
+GRID = {"targets": ["nearest-mean"], "threats": ["black-box"]}
+
+
+def test_a_broken_image_fails_its_own_cells_and_loses_nothing(small_run, tmp_path: Path) -> None:
+    good, bad = write_halves(tmp_path / "good"), write_halves(tmp_path / "bad")
+    broken = bad / "test" / "bee" / "102.png"
+    broken.write_bytes(broken.read_bytes()[:-50])
+    datasets = [{"name": "folder", "path": name, "source": "nearest-mean"} for name in ("bad", "good")]
+    records = small_run(**GRID, datasets=datasets, data=tmp_path, store=str(tmp_path / "store"))
+    status = records.set_index("dataset")["status"].to_dict()
+    assert {title.partition(" ")[0] for title in status} == {"folder"}
+    failed, fine = (f'folder {{"path":"{name}","source":"nearest-mean"}}' for name in ("bad", "good"))
+    assert status == {failed: "failed", fine: "ok"}
+    reason = records.set_index("dataset")["reason"][failed]
+    assert reason.startswith(f"{broken}: cannot be read as an image")
+    assert "Traceback" not in reason
+    assert str(good) not in reason
+
+
+def test_class_names_travel_with_the_outcomes(small_run, tmp_path: Path) -> None:
+    write_halves(tmp_path / "insects")
+    own = {"name": "folder", "path": "insects", "source": "nearest-mean"}
+    out = tmp_path / "out"
+    records = small_run(**GRID, datasets=[own, {"name": "digits", "n": 10}], data=tmp_path, out=out)
+    assert (records["status"] == "ok").all()
+    assert read_class_names(out / "outcomes.parquet") == {
+        records["dataset"][0]: ["ant", "bee", "cat"],
+        "digits": list("0123456789"),
+    }
+
+
+def test_images_that_were_moved_are_the_same_images(small_run, tmp_path: Path) -> None:
+    write_halves(tmp_path / "here")
+    store = tmp_path / "store"
+
+    def results(path: Path) -> set[str]:
+        own = {"name": "folder", "path": str(path), "source": "nearest-mean"}
+        assert (small_run(**GRID, datasets=[own], store=str(store))["status"] == "ok").all()
+        return {str(entry.relative_to(store)) for entry in store.rglob("*.json")}
+
+    before = results(tmp_path / "here")
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert results(tmp_path / "there") == before
+    assert results(write_halves(tmp_path / "others", height=9)) != before
+
+
+def test_two_folders_have_their_own_source_classifiers(small_run, tmp_path: Path) -> None:
+    write_halves(tmp_path / "a"), write_halves(tmp_path / "b", height=9)
+    datasets = [
+        {"name": "folder", "path": "a", "source": "nearest-mean"},
+        {"name": "folder", "path": "b", "source": "odd"},
+    ]
+    small_run(**GRID, datasets=datasets, defenses=["shift"], data=tmp_path, store=str(tmp_path / "store"))
+    trained = {path.parent.name for path in (tmp_path / "store" / "train-target").rglob("*.json")}
+    assert trained == {"nearest-mean", "odd"}
+
+
+@pytest.mark.parametrize(
+    ("source", "defense", "words"),
+    [
+        ({}, "shift", "has no default source classifier to train shift with"),
+        ({"source": "nearest-meen"}, "identity", "unknown target 'nearest-meen'"),
+    ],
+)
+def test_a_source_classifier_that_is_needed_and_not_there_is_told(
+    small_run, tmp_path: Path, source: dict[str, str], defense: str, words: str
+) -> None:
+    write_halves(tmp_path / "own")
+    with pytest.raises(UserError) as caught:
+        small_run(
+            **GRID, datasets=[{"name": "folder", "path": "own"} | source], defenses=[defense], data=tmp_path
+        )
+    assert words in str(caught.value)
+    assert '"path":"own"' in str(caught.value)
+
+
+def test_without_a_source_classifier_all_that_needs_none_runs(small_run, tmp_path: Path) -> None:
+    write_halves(tmp_path / "own")
+    own = {"name": "folder", "path": "own"}
+    assert (small_run(**GRID, datasets=[own], data=tmp_path)["status"] == "ok").all()
+    taught = {"name": "shift", "source": "target"}
+    assert (small_run(**GRID, datasets=[own], defenses=[taught], data=tmp_path)["status"] == "ok").all()
+
+
+def test_what_has_nothing_to_train_with_fails_and_says_so(small_run, tmp_path: Path) -> None:
+    write_classes(tmp_path / "own")
+    own = {"name": "folder", "path": "own", "test": 1}
+    records = small_run(**GRID, datasets=[own], data=tmp_path)
+    assert records["status"].tolist() == ["failed"]
+    assert "has no images to train with" in records["reason"][0]
+
+
+def test_the_doctor_finds_nothing_wrong_with_data_sets_whose_files_are_elsewhere(tmp_path: Path) -> None:
+    found = list(examine(default_registry(), tmp_path / "none", str(tmp_path / "store")))
+    names = next(finding.detail for finding in found if finding.subject == "datasets").split(", ")
+    assert {"folder", "npz", "cifar10", "cifar100", "imagenet"} <= set(names)
+    assert [finding for finding in found if not finding.ok and "dataset" in finding.subject] == []
+
+
+def test_results_give_way_when_there_is_no_more_room_for_them() -> None:
+    loaded: list[str] = []
+    kept: Recent[str] = Recent(10, len)
+
+    def get(key: str, size: int) -> None:
+        kept.get(key, lambda: (loaded.append(key), "x" * size)[1])
+
+    for key in ("a", "b", "a", "c", "a", "b"):  # c needs the room of b, which was used less recently than a
+        get(key, 4)
+    assert loaded == ["a", "b", "c", "b"]
+    get("whale", 99)
+    get("whale", 99)
+    get("a", 4)
+    assert loaded[4:] == ["whale", "a"]
+
+
+@pytest.mark.data
+def test_the_jpeg_copy_of_cifar_is_read_in_place(real_data: Path) -> None:
+    if not (real_data / "cifar10-jpeg.zip").is_file():
+        pytest.skip("needs cifar10-jpeg.zip beside the MNIST files")
+    data = Folder(FolderConfig(path="cifar10-jpeg.zip"), real_data)
+    data.prepare()
+    assert data.image_shape == (3, 32, 32)
+    assert data.class_names[:3] == ("airplane", "automobile", "bird")
+    splits = data.splits()
+    assert [len(split) for split in (splits.train, splits.validation, splits.test)] == [45_000, 5_000, 10_000]
+    assert splits.validation.labels.bincount().tolist() == [500] * 10
+    mean = splits.test.take(torch.arange(500)).mean(dim=(0, 2, 3))
+    assert torch.allclose(mean, torch.tensor([0.4914, 0.4822, 0.4465]), atol=0.02)

@@ -20,7 +20,7 @@ from targets.contract import Target
 from tests.conftest import REPOSITORY
 
 BUILT_IN = {
-    "dataset": {"digits", "mnist", "fashion-mnist"},
+    "dataset": {"digits", "mnist", "fashion-mnist", "folder", "npz", "cifar10", "cifar100", "imagenet"},
     "target": {"mnist-a", "mnist-b", "mnist-c"},
     "defense": {"identity", "round8", "jpeg", "median", "ape-gan"},
     "attack": {"fgsm", "bim", "pgd", "deepfool", "noise"},

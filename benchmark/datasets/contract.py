@@ -6,16 +6,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from benchmark.errors import UserError
 from benchmark.plugin import ConfigT, Plugin, named
 
 _SPLIT_SEED = 20260101
 """Fixes the validation split and the order of the test images, for ever."""
+
+_MANY_CLASSES = 100
+"""From more classes on than this, the first test images are of a random sample of classes."""
 
 
 class Split(ABC):
@@ -45,6 +49,20 @@ class TensorSplit(Split):
     def take(self, indices: Tensor) -> Tensor:
         images = self.images[indices]
         return images.float().div_(255) if images.dtype == torch.uint8 else images.clone()
+
+
+class NoImages(Split):
+    """Stands for images that a data set does not have: empty, and asking for any raises `reason`."""
+
+    def __init__(self, reason: str) -> None:
+        self.labels = torch.empty(0, dtype=torch.int64)
+        self._reason = reason
+
+    def take(self, indices: Tensor) -> Tensor:
+        raise UserError(self._reason)
+
+    def subset(self, indices: Tensor) -> Split:
+        return self
 
 
 class _Subset(Split):
@@ -99,16 +117,24 @@ class TrainingData:
 class Dataset(Plugin[ConfigT], ABC, Generic[ConfigT]):
     """A data set plugin.
 
-    State `image_shape` (C, H, W), `class_names`, `source` (the name of the target that serves as the
-    default source classifier) and `validation_size`; implement `load_train`, `load_test` and
-    `fingerprint`. The harness makes the splits.
+    Implement `prepare`, `load_train`, `load_test` and `fingerprint`, and state the facts below: in the
+    class, or in `prepare` where the files tell. `prepare` is called before anything else is asked. The
+    harness makes the splits.
+
+    Facts:
+        image_shape: (C, H, W) of the images.
+        class_names: What the labels 0, 1, … stand for.
+        source: The name of the target that serves as the default source classifier; None where there is
+            none, and then the grid must name one for defenses that are trained.
+        validation_size: How many of the training images are held out: a number of images, as equally as
+            possible of each class, or a share of each class.
     """
 
-    image_shape: ClassVar[tuple[int, int, int]]
-    class_names: ClassVar[Sequence[str]]
-    source: ClassVar[str]
-    validation_size: ClassVar[int]
-    substitutes: ClassVar[Sequence[str]] = ()
+    image_shape: tuple[int, int, int]
+    class_names: Sequence[str]
+    source: str | None
+    validation_size: int | float
+    substitutes: Sequence[str] = ()
     """Targets that suit its images, of which an attacker without the target trains one of another name."""
 
     def __init__(self, config: ConfigT, root: Path) -> None:
@@ -117,10 +143,10 @@ class Dataset(Plugin[ConfigT], ABC, Generic[ConfigT]):
 
     @abstractmethod
     def prepare(self) -> None:
-        """Make sure that the files are there, downloading them when that is possible.
+        """Make sure that the files are there, downloading them when that is possible, and look at them.
 
         Raises:
-            UserError: They are absent and cannot be had; says which files to put where.
+            UserError: They are absent and cannot be had, or are not what they should be; names the files.
         """
 
     @abstractmethod
@@ -128,24 +154,46 @@ class Dataset(Plugin[ConfigT], ABC, Generic[ConfigT]):
         """SHA-256 over the content; changes when any image or label does."""
 
     @abstractmethod
-    def load_train(self) -> TensorSplit:
+    def load_train(self) -> Split:
         """All training images, validation included."""
 
     @abstractmethod
-    def load_test(self) -> TensorSplit:
+    def load_test(self) -> Split:
         """All test images, in the data set's own order."""
 
     def splits(self) -> Splits:
-        """The three splits, the same on every machine."""
-        everything = self.load_train()
-        order = class_balanced_order(everything.labels)
-        held_out, kept = order[: self.validation_size], order[self.validation_size :].sort().values
-        test = self.load_test()
+        """The three splits, the same on every machine.
+
+        Raises:
+            UserError: A label is none of the classes.
+        """
+        everything, test = self.load_train(), self.load_test()
+        self._check(everything.labels, "training")
+        self._check(test.labels, "test")
+        order, held_out = self._held_out(everything.labels)
         return Splits(
-            train=everything.subset(kept),
-            validation=everything.subset(held_out),
+            train=everything.subset(order[held_out:].sort().values),
+            validation=everything.subset(order[:held_out]),
             test=test.subset(class_balanced_order(test.labels)),
         )
+
+    def _held_out(self, labels: Tensor) -> tuple[Tensor, int]:
+        """An order of the training images, and how many of its first ones are for validation."""
+        if isinstance(self.validation_size, int):
+            return class_balanced_order(labels), self.validation_size
+        count = round(self.validation_size * len(labels))
+        return proportional_order(labels), min(max(1, count), len(labels) - 1) if len(labels) else 0
+
+    def _check(self, labels: Tensor, which: str) -> None:
+        classes = len(self.class_names)
+        wrong = ((labels < 0) | (labels >= classes)).nonzero()
+        if len(wrong):
+            index = int(wrong[0])
+            raise UserError(
+                f"dataset {self.name}: label {int(labels[index])} of {which} image {index} is out of range: "
+                f"there are {classes} classes, 0 to {classes - 1}",
+                hint=f"its files are in {self.root}",
+            )
 
 
 def class_balanced_order(labels: Tensor) -> Tensor:
@@ -153,9 +201,22 @@ def class_balanced_order(labels: Tensor) -> Tensor:
     # RandomState's streams are frozen by numpy's compatibility policy; newer generators' are not.
     random = np.random.RandomState(_SPLIT_SEED)
     queues = [random.permutation(np.flatnonzero(labels.numpy() == label)) for label in np.unique(labels)]
-    rounds = max(len(queue) for queue in queues)
+    if len(queues) > _MANY_CLASSES:
+        queues = [queues[turn] for turn in random.permutation(len(queues))]
+    rounds = max((len(queue) for queue in queues), default=0)
     turns = [queue[turn] for turn in range(rounds) for queue in queues if turn < len(queue)]
-    return torch.tensor(np.array(turns), dtype=torch.int64)
+    return torch.tensor(np.array(turns, dtype=np.int64))
+
+
+def proportional_order(labels: Tensor) -> Tensor:
+    """A fixed permutation in which every prefix holds about the same share of each class."""
+    random = np.random.RandomState(_SPLIT_SEED)
+    places = random.permutation(len(labels)).astype(np.float64)  # decides between equals
+    progress = np.empty(len(labels))
+    for label in np.unique(labels):
+        members = random.permutation(np.flatnonzero(labels.numpy() == label))
+        progress[members] = (np.arange(len(members)) + 0.5) / len(members)
+    return torch.from_numpy(np.lexsort((places, progress)).astype(np.int64))
 
 
 DatasetT = TypeVar("DatasetT", bound=type[Dataset[Any]])

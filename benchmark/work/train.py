@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from benchmark.datasets.contract import TrainingData
-from benchmark.errors import PluginError
+from benchmark.errors import PluginError, UserError
 from benchmark.keys import seed_from
 from benchmark.plugin import NoCheckpoints, Plugin
 from benchmark.store import Address, Store
@@ -92,13 +92,13 @@ def _try_out(model: GivenTarget[Any], data: TrainingData) -> None:
         )
 
 
-def _validation_error(model: torch.nn.Module, data: TrainingData, task: TrainTarget) -> float:
+def _validation_error(model: torch.nn.Module, data: TrainingData, task: TrainTarget) -> float | None:
     wrong = total = 0
     with torch.no_grad():
         for images, labels in data.validation_batches(task.protocol.shard_size):
             wrong += int((model(images).argmax(dim=1) != labels).sum())
             total += len(labels)
-    return wrong / max(1, total)
+    return wrong / total if total else None
 
 
 def train_defense(task: TrainDefense, workshop: Workshop) -> None:
@@ -133,7 +133,7 @@ def train_attack(task: TrainAttack, workshop: Workshop) -> None:
     checkpoints.remove()
 
 
-_NO_FAULT = (OSError, MemoryError, torch.OutOfMemoryError)
+_NO_FAULT = (OSError, MemoryError, torch.OutOfMemoryError, UserError)
 
 
 class _StoredCheckpoints:
@@ -173,7 +173,7 @@ class _StoredCheckpoints:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None or issubclass(kind, _NO_FAULT) or not issubclass(kind, Exception | SystemExit):
-            return  # over, or cut off: by the user, or by a full disk or memory
+            return  # over, or cut off: by the user, a full disk or memory, an unreadable image
         self.remove()
 
 
@@ -205,9 +205,9 @@ def _generator(task: Training) -> torch.Generator:
 
 
 def _check_classes(classifier: torch.nn.Module, task: TrainTarget, data: TrainingData) -> None:
-    images, _ = data.take(torch.arange(1))
+    image = torch.zeros((1, *data.image_shape), device=data.device)  # there may be none to train with
     with torch.no_grad():
-        scores = classifier(images)
+        scores = classifier(image)
     if tuple(scores.shape) != (1, data.num_classes):
         raise PluginError(
             f"classifier {task.label} gives scores of shape {tuple(scores.shape)} for one image, "

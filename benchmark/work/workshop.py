@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,14 +21,15 @@ from benchmark.registry import Registry
 from benchmark.store import Address, Store
 from benchmark.tasks import Craft, Handed, Purifier, Shard, Task, TrainAttack, TrainDefense, TrainTarget
 from benchmark.training import weights_digest
+from benchmark.work.recent import Recent
 from benchmark.work.seeding import seeded
 from defenses.contract import Defense
 from targets.contract import GivenTarget, Target
 
 _MODELS_KEPT = 8
-_RESULTS_KEPT = 64
+_DATASETS_KEPT = 4
+_RESULT_BYTES_KEPT = 256 * 2**20
 
-T = TypeVar("T")
 Training = TrainTarget | TrainDefense | TrainAttack
 OnTraining = Callable[[Task, int, int, Mapping[str, float]], None]
 
@@ -72,9 +72,10 @@ class Workshop:
         self._trusted = trusted
         self._perform = perform
         self._data = data
-        self._splits: dict[str, Splits] = {}
-        self._models: OrderedDict[str, nn.Module] = OrderedDict()
-        self._results: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
+        self._datasets: Recent[Dataset[Any]] = Recent(_DATASETS_KEPT)
+        self._splits: Recent[Splits] = Recent(_DATASETS_KEPT)
+        self._models: Recent[nn.Module] = Recent(_MODELS_KEPT)
+        self._results: Recent[dict[str, Tensor]] = Recent(_RESULT_BYTES_KEPT, _bytes)
 
     @property
     def allowance(self) -> str:
@@ -86,24 +87,27 @@ class Workshop:
         cls = self.registry.get(kind, ref.name).load()
         return cls, cls.config_type()(**ref.config)
 
-    def dataset(self, ref: DatasetRef) -> type[Dataset[Any]]:
-        """The class of a data set, for its shape and class names."""
-        return self.plugin("dataset", ref)[0]
+    def dataset(self, ref: DatasetRef) -> Dataset[Any]:
+        """An opened data set, for its shape and class names."""
+
+        def open_it() -> Dataset[Any]:
+            cls, config = self.plugin("dataset", ref)
+            opened: Dataset[Any] = cls(config, self._data)
+            opened.prepare()
+            return opened
+
+        return self._datasets.get(digest(ref.content), open_it)
 
     def splits(self, ref: DatasetRef) -> Splits:
         """The images of a data set."""
-        key = digest(ref.content)
-        if key not in self._splits:
-            cls, config = self.plugin("dataset", ref)
-            self._splits[key] = cls(config, self._data).splits()
-        return self._splits[key]
+        return self._splits.get(digest(ref.content), lambda: self.dataset(ref).splits())
 
     def training_data(self, ref: DatasetRef) -> TrainingData:
         """What plugins are trained on: never the test images."""
         splits = self.splits(ref)
-        cls = self.dataset(ref)
+        dataset = self.dataset(ref)
         return TrainingData(
-            splits.train, splits.validation, cls.image_shape, len(cls.class_names), self.device
+            splits.train, splits.validation, dataset.image_shape, len(dataset.class_names), self.device
         )
 
     def clean(self, shard: Shard) -> tuple[Tensor, Tensor]:
@@ -120,9 +124,7 @@ class Workshop:
 
     def tensors(self, task: Task) -> dict[str, Tensor]:
         """The stored result of a task; computed again where the store finds it damaged."""
-        return self._kept(
-            self._results, _RESULTS_KEPT, task.key, lambda: self._read(task, self.store.get_tensors)
-        )
+        return self._results.get(task.key, lambda: self._read(task, self.store.get_tensors))
 
     def table(self, task: Task) -> Any:
         """The stored pyarrow table of a task; computed again where the store finds it damaged."""
@@ -204,7 +206,7 @@ class Workshop:
             return model.requires_grad_(False)
 
         # eval() each time: whoever had the module before may have changed its mode
-        return self._kept(self._models, _MODELS_KEPT, task.key, load).eval()
+        return self._models.get(task.key, load).eval()
 
     def purifier(self, purifier: Purifier, dataset: DatasetRef) -> PurifierModule:
         """A purifier ready for use, with the weights of its trainings."""
@@ -218,7 +220,7 @@ class Workshop:
                 parts.append(defense)
             return PurifierModule(parts).to(self.device)
 
-        module = self._kept(self._models, _MODELS_KEPT, f"{purifier.key}{digest(dataset.content)}", load)
+        module = self._models.get(f"{purifier.key}{digest(dataset.content)}", load)
         assert isinstance(module, PurifierModule)
         return module.eval()
 
@@ -233,14 +235,9 @@ class Workshop:
         module.load_state_dict(self.tensors(task))
         return module.to(self.device)
 
-    @staticmethod
-    def _kept(cache: OrderedDict[str, T], limit: int, key: str, load: Callable[[], T]) -> T:
-        if key not in cache:
-            cache[key] = load()
-            while len(cache) > limit:
-                cache.popitem(last=False)
-        cache.move_to_end(key)
-        return cache[key]
+
+def _bytes(tensors: Mapping[str, Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
 @contextmanager

@@ -129,8 +129,8 @@ def test_the_meter_counts_what_pgd_asks_for(constructed: Path, tmp_path: Path) -
     assert records.loc["black-box", "forwards"] == 12
     assert records.loc["black-box", "backwards"] == 10
     assert records.loc["black-box", "purifies"] == 0
-    # target-only, exact and BPDA with two runs each; the start from the target-only image needs one
-    assert records.loc["white-box", "backwards"] == 35
+    # target-only, exact, BPDA and bank with two runs each; the start from the target-only image needs one
+    assert records.loc["white-box", "backwards"] == 45
     assert records.loc["white-box", "purifies"] == 12 + 12 + 6
 
 

@@ -10,7 +10,7 @@ quick: $(STAMP)
 	$(BIN)/bench run --grid quick
 
 test: $(STAMP) lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal --durations=15 --durations-min=5
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

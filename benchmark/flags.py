@@ -41,7 +41,8 @@ FLAGS: dict[str, Flag] = {
     "zero-gradient": Flag(
         "doubt",
         "an image survives where the attack had no gradient to follow: at the bare target, or through a "
-        "pipeline whose bare target it fools; or gradients that were not numbers were met",
+        "pipeline that has a slope there and whose bare target it fools; or gradients that were not numbers "
+        "were met",
     ),
     "not-moved": Flag(
         "doubt",
@@ -201,6 +202,7 @@ def gradient_flags(
     baseline_wrong: NDArray[np.bool_],
     target_blind: NDArray[np.bool_],
     attacked_blind: NDArray[np.bool_],
+    attacked_moves: NDArray[np.bool_],
     lost_gradients: bool,
 ) -> list[str]:
     """Whether an attack that follows gradients was given some.
@@ -211,10 +213,13 @@ def gradient_flags(
         baseline_wrong: Which images the bare target gets wrong under the same attack.
         target_blind: At which clean images the bare target has no gradient, of the loss that is followed.
         attacked_blind: The same of what the threat attacks.
+        attacked_moves: At which of them its scores change with the image all the same.
         lost_gradients: Whether an attack met gradients that were not numbers.
     """
-    blind = target_blind | (baseline_wrong & attacked_blind) | lost_gradients
-    return ["zero-gradient"] if bool((survives & blind).any()) else []
+    hidden = survives & baseline_wrong & attacked_blind
+    # between the steps of a quantiser zero is the true gradient; a step may lie next to some image
+    untrue = bool(hidden.any()) and attacked_moves[hidden].mean() >= _MOST
+    return ["zero-gradient"] if untrue or bool((survives & (target_blind | lost_gradients)).any()) else []
 
 
 def movement_flags(cell: Cell, *, survives: NDArray[np.bool_], size: NDArray[np.float64]) -> list[str]:

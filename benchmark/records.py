@@ -156,6 +156,7 @@ def _flags(cell: Cell, values: Mapping[str, _Array], row: Row, workshop: Worksho
             baseline_wrong=values["baseline"] != values["label"],
             target_blind=_blind(cell, "target", workshop),
             attacked_blind=_blind(cell, threat.probes[-1], workshop),
+            attacked_moves=_probed(cell, threat.probes[-1], "moves", workshop),
             lost_gradients=any(workshop.meta(score)["costs"]["blind"] for score in cell.scores),
         )
     found += movement_flags(cell, survives=survives, size=values[cell.attack.norm or "linf"])
@@ -165,8 +166,14 @@ def _flags(cell: Cell, values: Mapping[str, _Array], row: Row, workshop: Worksho
 def _blind(cell: Cell, form: str, workshop: Workshop) -> _Array:
     """At which clean images a surface has no gradient, of the loss that the attack follows."""
     loss = "stable" if cell.attack.backend == "native" or cell.attack.eps is None else "plain"
+    blind: _Array = _probed(cell, form, loss, workshop) == 0
+    return blind
+
+
+def _probed(cell: Cell, form: str, name: str, workshop: Workshop) -> _Array:
     probes = [probe for probe in cell.probes if probe.surface.form == form]
-    return np.concatenate([workshop.tensors(probe)[loss].numpy() == 0 for probe in probes])
+    found: _Array = np.concatenate([workshop.tensors(probe)[name].numpy() for probe in probes])
+    return found
 
 
 def _findings(cell: Cell, workshop: Workshop) -> Findings:

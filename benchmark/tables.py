@@ -62,7 +62,7 @@ def _legend(records: pd.DataFrame, marks: dict[str, str]) -> str:
 def _flag_marks(records: pd.DataFrame) -> dict[str, str]:
     """The mark of every flag that was raised: one for the whole file, as its legend explains them once."""
     raised = {flag for flags in records["flags"].fillna("") for flag in flags.split()}
-    marks = [mark * times for times in (1, 2, 3) for mark in _MARKS]
+    marks = [mark * times for times in (1, 2, 3, 4) for mark in _MARKS]
     return dict(zip([name for name in FLAGS if name in raised], marks, strict=False))
 
 

@@ -63,6 +63,7 @@ def small_run(constructed: Path, session_store: str, tmp_path: Path) -> Runner:
             "name": "small",
             "datasets": [{"name": "digits", "n": 60}],
             "targets": ["nearest-mean"],
+            "source": "target",  # the default source of digits takes half a minute to train
             "defenses": ["identity"],
             "attacks": [{"name": "fgsm", "eps": 0.1}],
             "threats": ["black-box", "white-box"],

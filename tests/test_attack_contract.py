@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import pytest
 import torch
 from pydantic import ValidationError
-from torch import nn
+from torch import Tensor, nn
 
 from attacks.contract import Attack
 from benchmark.noise import Noise
@@ -30,7 +31,7 @@ CHEAP: dict[str, dict[str, Any]] = {
     "cw-l0": {"steps": 20, "search_steps": 2},
     "l-bfgs": {"steps": 10, "search_steps": 3},
     "jsma": {"gamma": 0.1},
-    "advgan": {"eps": 0.2, "min_steps": 0, "epochs": 1},
+    "advgan": {"eps": 0.2, "min_steps": 0, "epochs": 1, "batch_size": 32},
     "square": {"eps": 0.2, "steps": 20},
     "hopskipjump": {"steps": 3, "first_queries": 20, "most_queries": 40},
     "noise": {},
@@ -40,9 +41,10 @@ CHEAP: dict[str, dict[str, Any]] = {
 
 CHEAP_IN: dict[tuple[str, str], dict[str, Any]] = {
     # ART takes one image at a time
+    ("cw-l2", "art"): {"steps": 12, "search_steps": 2, "lr": 0.1},
     ("cw-linf", "art"): {"steps": 8, "lr": 0.1, "decrease": 0.7},
     # with few steps its changes are so small that no two settings differ
-    ("cw-l0", "art"): {"lr": 0.5, "initial_c": 1.0},
+    ("cw-l0", "art"): {"steps": 10, "lr": 0.5, "initial_c": 1.0},
 }
 
 OTHER: dict[str, Any] = {
@@ -86,9 +88,9 @@ OTHER: dict[str, Any] = {
 BASE: dict[tuple[str, str], dict[str, Any]] = {
     ("advgan", "alpha"): {"alpha": 30.0},
     ("advgan", "c"): {"beta": 50.0},
-    ("advgan", "epochs"): {"min_steps": 0},
+    ("advgan", "min_steps"): {"batch_size": 128},
     # so many steps that some are without progress
-    ("cw-l2", "abort_early"): {"steps": 400, "lr": 0.1},
+    ("cw-l2", "abort_early"): {"steps": 200, "lr": 0.1},
     # in a ball where not all fall to the first run
     ("apgd-ce", "restarts"): {"eps": 0.02},
     # too small a first constant, so that the later ones matter
@@ -98,6 +100,12 @@ BASE: dict[tuple[str, str], dict[str, Any]] = {
 """What else has to be set for an option to be of any consequence."""
 
 REGISTRY = default_registry()
+
+IMAGES = 6
+"""How many images are attacked: what an option changes, it changes on a few."""
+
+MORE_IMAGES = {("apgd-ce", "restarts"): 20, ("deepfool", "candidates"): 20}
+"""Options that matter to few images only."""
 
 
 def _plugin(name: str) -> type[Attack[Any]]:
@@ -151,26 +159,39 @@ def build(name: str, settings: dict[str, Any]) -> Attack[Any]:
     return plugin(plugin.config_type()(**settings))
 
 
+@cache
+def _crafted(name: str, settings: tuple[tuple[str, Any], ...], count: int) -> Tensor:
+    victim = dense()
+    before = victim.x.clone()
+    images = victim.craft(build(name, dict(settings)), count, 4)
+    assert torch.equal(victim.x, before), "the attack wrote into its input"
+    return images
+
+
+def images_with(name: str, settings: dict[str, Any], count: int = IMAGES) -> Tensor:
+    """What the attack makes of the first images; made once for all tests that ask for these settings."""
+    return _crafted(name, tuple(sorted(settings.items())), count)
+
+
 @pytest.mark.parametrize(("name", "backend"), every_backend())
 def test_images_are_in_the_box_and_the_ball_and_the_input_is_left_alone(
     victim: Victim, name: str, backend: str
 ) -> None:
-    attack = build(name, chosen(name, backend))
-    before = victim.x.clone()
-    images = victim.craft(attack, 20, 4)
-    assert torch.equal(victim.x, before)
+    settings = chosen(name, backend)
+    images, attack = images_with(name, settings), build(name, settings)
     assert images.dtype == torch.float32
     assert images.min() >= 0
     assert images.max() <= 1
     if attack.eps is not None:
-        assert (images - victim.x[:20]).abs().max() <= attack.eps + 1e-6
-    assert not torch.equal(images, victim.x[:20])
+        assert (images - victim.x[:IMAGES]).abs().max() <= attack.eps + 1e-6
+    assert not torch.equal(images, victim.x[:IMAGES])
 
 
 @pytest.mark.parametrize(("name", "backend"), every_backend())
 def test_a_call_repeated_gives_the_same_images(victim: Victim, name: str, backend: str) -> None:
-    first, second = (victim.craft(build(name, chosen(name, backend)), 5, 4) for _ in range(2))
-    assert torch.equal(first, second)
+    settings = chosen(name, backend)
+    again = victim.craft(build(name, settings), IMAGES, 4)
+    assert torch.equal(again, images_with(name, settings))
 
 
 @pytest.mark.parametrize(("name", "backend"), every_backend())
@@ -218,9 +239,7 @@ def test_colour_and_a_hundred_classes_work(name: str, backend: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "backend", "option"), every_option())
-def test_every_option_takes_effect_or_is_refused(
-    victim: Victim, name: str, backend: str, option: str
-) -> None:
+def test_every_option_takes_effect_or_is_refused(name: str, backend: str, option: str) -> None:
     base = chosen(name, backend) | BASE.get((name, option), {})
     if option == "alpha" and name == "advgan":
         base, other = chosen(name, backend), BASE[name, option]["alpha"]
@@ -233,9 +252,9 @@ def test_every_option_takes_effect_or_is_refused(
         with pytest.raises(ValidationError, match="no such option"):
             build(name, base | {option: other})
         return
-    plain, changed = build(name, base), build(name, base | {option: other})
-    count = 20
-    assert not torch.equal(victim.craft(plain, count, 4), victim.craft(changed, count, 4))
+    count = MORE_IMAGES.get((name, option), IMAGES)
+    plain, changed = (images_with(name, base | extra, count) for extra in ({}, {option: other}))
+    assert not torch.equal(plain, changed)
 
 
 @pytest.mark.parametrize(("name", "backend"), every_backend())
@@ -247,5 +266,5 @@ def test_targeted_images_are_taken_for_the_target(victim: Victim, name: str, bac
     settings |= {"steps": 30} if "steps" in settings else {}
     attack = build(name, settings)
     assert attack.targeted
-    found = victim.surface(victim.craft(attack, 20)).argmax(dim=1)
-    assert (found == (victim.labels[:20] + 1) % 10).float().mean() > (0.3 if name == "fgsm" else 0.5)
+    found = victim.surface(victim.craft(attack, 12)).argmax(dim=1)
+    assert (found == (victim.labels[:12] + 1) % 10).float().mean() > (0.3 if name == "fgsm" else 0.5)

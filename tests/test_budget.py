@@ -5,31 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import benchmark
+import pandas as pd
+
 from benchmark.errors import Failure, worst
 from benchmark.runs import read_tables
+from tests.conftest import Runner
 
-GRID: dict[str, Any] = {
-    "name": "budget",
-    "datasets": [{"name": "digits", "n": 20}],
-    "targets": [{"name": "mnist-c", "min_steps": 20}],
-    "defenses": ["identity"],
-    "attacks": [{"name": "fgsm", "eps": 0.2}, {"name": "pgd", "eps": 0.2, "steps": 20}],
-    "threats": ["black-box"],
-}
-
-
-def run(tmp_path: Path, **changes: Any) -> Any:
-    records = benchmark.run(GRID | changes, store=tmp_path / "store", out=tmp_path / "out")
-    return records.set_index("attack")
+ATTACKS: list[dict[str, Any]] = [
+    {"name": "fgsm", "eps": 0.2},
+    {"name": "pgd", "eps": 0.2, "steps": 20},
+]
 
 
 def test_a_cell_beyond_the_budget_has_no_error_rate_whether_or_not_it_was_computed_before(
-    tmp_path: Path,
+    small_run: Runner, tmp_path: Path
 ) -> None:
-    first = run(tmp_path, budget=10)
-    free = run(tmp_path)
-    again = run(tmp_path, budget=10)
+    def run(**changes: Any) -> pd.DataFrame:
+        records = small_run(store=str(tmp_path / "store"), attacks=ATTACKS, threats=["black-box"], **changes)
+        return records.set_index("attack")
+
+    first = run(budget=10)
+    free = run()
+    again = run(budget=10)
     assert dict(free["status"]) == {"fgsm": "ok", "pgd": "ok"}
     for records in (first, again):
         assert dict(records["status"]) == {"fgsm": "ok", "pgd": "budget"}
@@ -42,7 +39,7 @@ def test_a_cell_beyond_the_budget_has_no_error_rate_whether_or_not_it_was_comput
     assert "incomplete" in board
 
 
-def test_each_shard_has_the_budget(small_run: Any, tmp_path: Path) -> None:
+def test_each_shard_has_the_budget(small_run: Runner, tmp_path: Path) -> None:
     """Where one shard is harder than the others, the mean over them may lie below what it takes."""
     changes: dict[str, Any] = {"datasets": [{"name": "digits", "n": 200}], "attacks": ["dear-later"]}
     changes["threats"] = ["black-box"]

@@ -27,7 +27,7 @@ NAMES = default_registry().names("defense")
 
 
 # What makes a purification with an inner optimisation quick; it is the same computation.
-QUICK: dict[str, dict[str, Any]] = {"defense-gan": {"restarts": 2, "iterations": 10}}
+QUICK: dict[str, dict[str, Any]] = {"defense-gan": {"restarts": 2, "iterations": 3}}
 
 
 def make(name: str, shape: tuple[int, int, int] = (1, 28, 28)) -> Defense[Any]:
@@ -172,10 +172,10 @@ def test_ape_gan_learns_to_bring_fgsm_images_back(digits: TrainingData) -> None:
     from benchmark.threats.surfaces import MeteredSurface
 
     torch.manual_seed(0)
-    source = MnistC(RecipeConfig(min_steps=80), (1, 28, 28), 10)
+    source = MnistC(RecipeConfig(epochs=3, min_steps=0, batch_size=32, lr=2e-3), (1, 28, 28), 10)
     source.fit(digits, torch.Generator().manual_seed(0))
     source.eval().requires_grad_(False)
-    defense = ApeGan(ApeGanConfig(min_steps=120), (1, 28, 28), 10)
+    defense = ApeGan(ApeGanConfig(epochs=1, min_steps=0, batch_size=16, lr=1e-3), (1, 28, 28), 10)
     defense.fit(digits, source, torch.Generator().manual_seed(0))
     x, labels = next(digits.validation_batches(200))
     surface = MeteredSurface(source, 10, (1, 28, 28))

@@ -27,9 +27,20 @@ def victim() -> Victim:
     return convolutional(count=30)
 
 
+_CRAFTED: dict[tuple[Victim, str, str], Tensor] = {}
+
+
+def crafted(victim: Victim, attack: Attack[Any]) -> Tensor:
+    """The attack's images of a victim; made once for all tests that ask for them."""
+    key = (victim, attack.name, attack.config.model_dump_json())
+    if key not in _CRAFTED:
+        _CRAFTED[key] = victim.craft(attack)
+    return _CRAFTED[key]
+
+
 def found(victim: Victim, attack: Attack[Any], norm: str) -> tuple[float, float]:
     """Success and median norm, failures infinite, among images that are right when clean."""
-    images = victim.craft(attack)
+    images = crafted(victim, attack)
     with torch.no_grad():
         wrong = victim.surface(images).argmax(dim=1) != victim.labels
     size = norms(images, victim.x)[norm].masked_fill(~wrong, float("inf"))
@@ -39,7 +50,7 @@ def found(victim: Victim, attack: Attack[Any], norm: str) -> tuple[float, float]
 NEAREST: dict[str, list[Attack[Any]]] = {
     "l2": [
         CwL2(CwL2Config()),
-        CwL2(CwL2Config(box="tanh", steps=400, search_steps=5)),
+        CwL2(CwL2Config(box="tanh", steps=200, search_steps=4)),
         LBfgs(LBfgsConfig(steps=20, search_steps=4)),
         DeepFool(DeepFoolConfig()),
     ],
@@ -94,14 +105,15 @@ def test_the_distance_of_cw_linf_is_that_of_the_smallest_ball_that_pgd_breaks(vi
 
 
 def test_kappa_makes_the_wrong_score_lead(victim: Victim) -> None:
+    few = Victim(victim.surface, victim.x[:10], victim.labels[:10])
     for attack in (
-        CwL2(CwL2Config(kappa=3.0)),
+        CwL2(CwL2Config(kappa=3.0, steps=100, search_steps=3)),
         CwLinf(CwLinfConfig(kappa=3.0)),
         CwL0(CwL0Config(kappa=3.0)),
     ):
-        images = victim.craft(attack)
+        images = few.craft(attack)
         with torch.no_grad():
-            lead = margin(victim.surface(images), victim.labels)
+            lead = margin(few.surface(images), few.labels)
         assert (lead > 2.99).float().mean() > 0.95
 
 
@@ -187,7 +199,7 @@ def test_what_is_just_wrong_is_not_led_back_to_the_truth(backend: Any) -> None:
 )
 def test_images_do_not_wait_for_one_another(attack: Attack[Any]) -> None:
     """A batch asks for as many passes as its images alone, and finds the same."""
-    victim = dense(8)
+    victim = dense(5)
     meter = victim.surface.meter
 
     def passes(images: Victim) -> tuple[int, Tensor]:
@@ -196,8 +208,8 @@ def test_images_do_not_wait_for_one_another(attack: Attack[Any]) -> None:
         return meter.forwards + meter.backwards - begun, found
 
     in_batch, found = passes(victim)
-    alone = [passes(Victim(victim.surface, victim.x[i : i + 1], victim.labels[i : i + 1])) for i in range(8)]
-    # the optimisers of l-bfgs go other ways where a batch rounds otherwise; waiting would cost eight times
+    alone = [passes(Victim(victim.surface, victim.x[i : i + 1], victim.labels[i : i + 1])) for i in range(5)]
+    # the optimisers of l-bfgs go other ways where a batch rounds otherwise; waiting would cost several times
     assert in_batch <= 1.5 * sum(count for count, _ in alone)
     each = norms(torch.cat([images for _, images in alone]), victim.x)
     norm = attack.norm or "l2"
@@ -239,11 +251,11 @@ def test_the_scale_of_the_scores_does_not_matter(attack: Attack[Any]) -> None:
 @pytest.mark.parametrize("scale", [1e-7, 1e4])
 def test_cw_l2_finds_its_constant_whatever_the_scale_of_the_scores(scale: float) -> None:
     """The weight of the margin is right within a few powers of ten at most."""
-    victim = convolutional(20)
+    victim = convolutional(10)
     scaled = MeteredSurface(nn.Sequential(victim.surface.target, Scaled(scale)), 10, (1, 28, 28)).eval()
     norms_at = []
     for one in (victim, Victim(scaled, victim.x, victim.labels)):
-        images = one.craft(CwL2(CwL2Config(steps=200)))
+        images = crafted(one, CwL2(CwL2Config(steps=100)))
         assert one.error(images) == 1
         norms_at.append(norms(images, one.x)["l2"].mean().item())
     assert norms_at[1] == pytest.approx(norms_at[0], rel=0.05)

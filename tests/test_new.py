@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,38 +25,43 @@ def refusal(*arguments: object) -> str:
     return str(result.exception)
 
 
-def test_a_new_defense_passes_its_test_and_the_check(tmp_path: Path) -> None:
-    written = invoke("new", "defense", "my-half2", "--out", tmp_path / "new")
-    assert written.exit_code == 0, written.output
-    plugin, test = tmp_path / "new" / "my_half2.py", tmp_path / "new" / "test_my_half2.py"
-    assert f"bench check my-half2 --plugin {plugin}" in written.output
-    assert f"pytest {test}" in written.output
+@pytest.fixture(scope="module")
+def tested(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A folder with a new defense and one that was broken since, and what pytest says of their tests."""
+    folder = tmp_path_factory.mktemp("new")
+    for name in ("my-half2", "broken"):
+        written = invoke("new", "defense", name, "--out", folder)
+        assert written.exit_code == 0, written.output
+        assert f"bench check {name} --plugin {folder}" in written.output
+        assert f"pytest {folder}" in written.output
+    plugin = folder / "broken.py"
+    plugin.write_text(plugin.read_text(encoding="utf-8").replace("self.config.factor", "3"), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-v", folder], cwd=folder, capture_output=True, text=True
+    )
+    assert done.returncode == 1, done.stdout
+    return folder, done.stdout
+
+
+def test_a_new_defense_passes_its_test_and_the_check(tested: tuple[Path, str]) -> None:
+    folder, told = tested
+    plugin = folder / "my_half2.py"
     assert "class MyHalf2(Defense[MyHalf2Config]):" in plugin.read_text(encoding="utf-8")
+    assert len(re.findall(r"^test_my_half2\.py::\w+ PASSED", told, flags=re.MULTILINE)) == 2
 
     checked = invoke("check", "my-half2", "--plugin", plugin)
     assert checked.exit_code == 0, checked.output
     assert "ok   1×28×28 batch: " in checked.output
     assert "skip 3×32×32 training: not trainable" in checked.output
 
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", test], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout
-    assert "2 passed" in done.stdout
 
-
-def test_the_test_of_a_new_defense_fails_with_it(tmp_path: Path) -> None:
-    invoke("new", "defense", "half", "--out", tmp_path)
-    plugin = tmp_path / "half.py"
-    plugin.write_text(plugin.read_text(encoding="utf-8").replace("self.config.factor", "3"), encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", tmp_path / "test_half.py"], capture_output=True, text=True
-    )
-    assert done.returncode == 1
-    assert "outside [0, 1]" in done.stdout
-    checked = invoke("check", "half", "--plugin", plugin)
+def test_the_test_of_a_new_defense_fails_with_it(tested: tuple[Path, str]) -> None:
+    folder, told = tested
+    assert re.search(r"^test_broken\.py::\w+ FAILED", told, flags=re.MULTILINE)
+    assert "outside [0, 1]" in told
+    checked = invoke("check", "broken", "--plugin", folder / "broken.py")
     assert checked.exit_code == 1
-    assert "BAD  1×28×28 output: defense half returned values outside [0, 1]" in checked.output
+    assert "BAD  1×28×28 output: defense broken returned values outside [0, 1]" in checked.output
 
 
 @pytest.mark.parametrize("name", ["noise", "config", "none", "defense", "tensor", "a--b-", "half-config"])

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from benchmark.cli import app
 from benchmark.flags import FLAGS
 from benchmark.leaderboard import COLUMNS as LEADERBOARD_COLUMNS
 from benchmark.records import COLUMNS
@@ -39,24 +39,26 @@ def test_the_readme_has_commands() -> None:
     assert [line for block in blocks("sh") for line in block.splitlines()][:2] == ["make quick", "make test"]
 
 
-def test_every_command_of_the_readme_runs_in_its_order(workplace: Path) -> None:
+def test_every_command_of_the_readme_runs_in_its_order(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process: that `python -m benchmark` starts is shown where a run is killed."""
+    monkeypatch.chdir(workplace)
     # `make quick` is what comes first there
     for line in ["bench run --grid quick", *COMMANDS]:
         arguments = shlex.split(line)[1:]
         if arguments[0] in ("run", "doctor"):
             arguments += ["--store", str(workplace / "store")]
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmark", *arguments], cwd=workplace, capture_output=True, text=True
-        )
-        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+        done = CliRunner().invoke(app, arguments)
+        assert done.exit_code == 0, f"{line}\n{done.output}\n{done.exception!r}"
         if line.startswith("bench new"):
             assert (workplace / "half.py").read_text(encoding="utf-8") == blocks("python")[0]
             assert (workplace / "test_half.py").exists()
         if line.startswith("bench check"):
-            assert "BAD " not in done.stdout
+            assert "BAD " not in done.output
         if line.endswith("half.yaml --plugin half.py"):
-            assert "half" in done.stdout
-            assert "identity" in done.stdout
+            assert "half" in done.output
+            assert "identity" in done.output
 
 
 def test_the_table_of_the_readme_was_printed_by_a_run() -> None:

@@ -32,9 +32,9 @@ GRID = {
 }
 
 
-def _run(grid: dict, plugin: Path, store: Path, out: Path) -> Finished:
+def _run(grid: dict, plugin: Path, store: Path, out: Path, device: str = "auto") -> Finished:
     observer = Silent()
-    prepared = prepare(grid, observer, store=str(store), plugins=[plugin])
+    prepared = prepare(grid, observer, store=str(store), plugins=[plugin], device=device)
     return run_prepared(prepared, observer, out)
 
 
@@ -43,20 +43,37 @@ def _figures(out: Path) -> pd.DataFrame:
     return pd.read_csv(out / "records.csv").drop(columns=list(TIMINGS))
 
 
-def test_the_second_run_does_nothing_and_writes_the_same_bytes(constructed: Path, tmp_path: Path) -> None:
-    first = _run(GRID, constructed, tmp_path / "store", tmp_path / "a")
-    second = _run(GRID, constructed, tmp_path / "store", tmp_path / "b")
+@pytest.fixture(scope="module")
+def once(constructed: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Finished]:
+    """The grid run once for all tests of what comes after: its store, which stays as it is, and its end."""
+    folder = tmp_path_factory.mktemp("once")
+    return folder / "store", _run(GRID, constructed, folder / "store", folder / "out")
+
+
+@pytest.fixture
+def first(once: tuple[Path, Finished], tmp_path: Path) -> Finished:
+    """The grid as if it had just been run with the store `tmp_path / "store"`."""
+    store, finished = once
+    shutil.copytree(store, tmp_path / "store")
+    return finished
+
+
+def test_the_second_run_does_nothing_and_writes_the_same_bytes(
+    constructed: Path, first: Finished, tmp_path: Path
+) -> None:
+    second = _run(GRID, constructed, tmp_path / "store", tmp_path / "out")
     assert first.execution.done["craft"] > 0
     assert second.execution.done == {}
     for name in ("records.csv", "tables.md", "leaderboard.csv"):
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+        assert (first.out / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
 
 
-def test_a_fresh_store_gives_the_same_figures_but_for_timings(constructed: Path, tmp_path: Path) -> None:
-    _run(GRID, constructed, tmp_path / "one", tmp_path / "a")
-    _run(GRID, constructed, tmp_path / "two", tmp_path / "b")
-    first, second = (_figures(tmp_path / name) for name in "ab")
-    pd.testing.assert_frame_equal(first, second)
+def test_a_fresh_store_gives_the_same_figures_but_for_timings(
+    constructed: Path, first: Finished, tmp_path: Path
+) -> None:
+    again = _run(GRID, constructed, tmp_path / "fresh", tmp_path / "out")
+    assert again.execution.done == first.execution.done
+    pd.testing.assert_frame_equal(_figures(first.out), _figures(tmp_path / "out"))
 
 
 def test_adding_a_defense_crafts_no_black_box_image_again(constructed: Path, tmp_path: Path) -> None:
@@ -72,27 +89,26 @@ def test_adding_a_defense_crafts_no_black_box_image_again(constructed: Path, tmp
     assert more.execution.done["purify"] > 0
 
 
-def test_changing_an_infer_field_retrains_nothing(constructed: Path, tmp_path: Path) -> None:
-    _run(GRID, constructed, tmp_path / "store", tmp_path / "out")
+def test_changing_an_infer_field_retrains_nothing(constructed: Path, first: Finished, tmp_path: Path) -> None:
     scaled = GRID | {"defenses": [{"name": "shift", "scale": 0.9}]}
     again = _run(scaled, constructed, tmp_path / "store", tmp_path / "out")
     assert "train-defense" not in again.execution.done
     assert again.execution.done["purify"] > 0
 
 
-def test_changing_a_train_field_trains_again(constructed: Path, tmp_path: Path) -> None:
-    _run(GRID, constructed, tmp_path / "store", tmp_path / "out")
+def test_changing_a_train_field_trains_again(constructed: Path, first: Finished, tmp_path: Path) -> None:
     stronger = GRID | {"defenses": [{"name": "shift", "strength": 0.2}]}
     again = _run(stronger, constructed, tmp_path / "store", tmp_path / "out")
     assert again.execution.done["train-defense"] == 1
 
 
-def test_a_smaller_n_is_a_prefix_and_reuses_whole_shards(constructed: Path, tmp_path: Path) -> None:
-    _run(GRID, constructed, tmp_path / "store", tmp_path / "large")
+def test_a_smaller_n_is_a_prefix_and_reuses_whole_shards(
+    constructed: Path, first: Finished, tmp_path: Path
+) -> None:
     small = GRID | {"datasets": [{"name": "digits", "n": 100}]}
     finished = _run(small, constructed, tmp_path / "store", tmp_path / "small")
     assert finished.execution.done == {}
-    large_rows = pyarrow.parquet.read_table(tmp_path / "large" / "outcomes.parquet").to_pandas()
+    large_rows = pyarrow.parquet.read_table(first.out / "outcomes.parquet").to_pandas()
     small_rows = pyarrow.parquet.read_table(tmp_path / "small" / "outcomes.parquet").to_pandas()
     assert small_rows["index"].max() == 99
     assert small_rows["adversarial"].tolist() == large_rows[large_rows["index"] < 100]["adversarial"].tolist()
@@ -194,14 +210,15 @@ def test_an_entry_may_keep_the_default_source_where_the_grid_says_target(
     assert roles == {"target", "source"}
 
 
-def test_a_lost_intermediate_result_is_not_needed_again(constructed: Path, tmp_path: Path) -> None:
-    _run(GRID, constructed, tmp_path / "store", tmp_path / "a")
+def test_a_lost_intermediate_result_is_not_needed_again(
+    constructed: Path, first: Finished, tmp_path: Path
+) -> None:
     for folder in ("craft", "purify", "train-target"):
         shutil.rmtree(tmp_path / "store" / folder)
-    second = _run(GRID, constructed, tmp_path / "store", tmp_path / "b")
+    second = _run(GRID, constructed, tmp_path / "store", tmp_path / "out")
     assert second.execution.done == {}
     assert not (tmp_path / "store" / "craft").exists()
-    assert (tmp_path / "a" / "records.csv").read_bytes() == (tmp_path / "b" / "records.csv").read_bytes()
+    assert (first.out / "records.csv").read_bytes() == (tmp_path / "out" / "records.csv").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -229,33 +246,31 @@ def test_what_failed_is_tried_again(constructed: Path, tmp_path: Path) -> None:
         assert all(row["status"] == "failed" for row in finished.records)
 
 
-def test_a_damaged_result_is_computed_again(constructed: Path, tmp_path: Path) -> None:
-    _run(GRID, constructed, tmp_path / "store", tmp_path / "a")
+def test_a_damaged_result_is_computed_again(constructed: Path, first: Finished, tmp_path: Path) -> None:
     for folder in ("score", "craft", "train-target"):
         for payload in (tmp_path / "store" / folder).glob("*/*.[sp]a*"):
             payload.write_bytes(payload.read_bytes()[:-20] + b"x" * 20)
-    _run(GRID, constructed, tmp_path / "store", tmp_path / "b")
-    first, second = (_figures(tmp_path / name) for name in "ab")
-    pd.testing.assert_frame_equal(first, second)
+    _run(GRID, constructed, tmp_path / "store", tmp_path / "out")
+    pd.testing.assert_frame_equal(_figures(first.out), _figures(tmp_path / "out"))
 
 
 def test_killed_in_the_middle_and_run_again_gives_the_same_figures(constructed: Path, tmp_path: Path) -> None:
-    grid = tmp_path / "grid.json"  # JSON is YAML
-    steps = [{"name": "pgd", "eps": 0.1, "steps": 60 + i} for i in range(6)]
-    grid.write_text(json.dumps(GRID | {"attacks": steps}))
+    path = tmp_path / "grid.json"  # JSON is YAML
+    grid = GRID | {"attacks": [{"name": "pgd", "eps": 0.1, "steps": 20 + i} for i in range(4)]}
+    path.write_text(json.dumps(grid))
     store, out = tmp_path / "store", tmp_path / "killed"
-    command = [sys.executable, "-m", "benchmark", "run", "--grid", str(grid), "--store", str(store)]
-    command += ["--plugin", str(constructed), "--device", "cpu"]
-    process = subprocess.Popen([*command, "--out", str(out)], stdout=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "benchmark", "run", "--grid", str(path), "--store", str(store)]
+    command += ["--plugin", str(constructed), "--device", "cpu", "--out", str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while len(list(store.glob("craft/*/*.json"))) < 6 and time.monotonic() < deadline:
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not (out / "records.csv").exists()
-    subprocess.run([*command, "--out", str(out)], check=True, stdout=subprocess.DEVNULL)
-    fresh = [part if part != str(store) else str(tmp_path / "fresh") for part in command]
-    subprocess.run([*fresh, "--out", str(tmp_path / "whole")], check=True, stdout=subprocess.DEVNULL)
+    again = _run(grid, constructed, store, out, device="cpu")
+    whole = _run(grid, constructed, tmp_path / "fresh", tmp_path / "whole", device="cpu")
+    assert 0 < again.execution.done["craft"] < whole.execution.done["craft"]
     first, second = (_figures(path) for path in (out, tmp_path / "whole"))
     pd.testing.assert_frame_equal(first, second)
 

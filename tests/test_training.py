@@ -32,7 +32,7 @@ GRID = {
 }
 DEFENSES: dict[str, dict[str, Any]] = {
     "staged": {"name": "staged"},
-    "puvae": {"name": "puvae", "epochs": 1, "min_steps": 0, "batch_size": 64, "latent": 4, "check_every": 0},
+    "puvae": {"name": "puvae", "epochs": 1, "min_steps": 0, "batch_size": 100, "latent": 4, "check_every": 0},
     "ape-gan": {"name": "ape-gan", "epochs": 1, "min_steps": 0, "batch_size": 16},
     "defense-gan": {
         "name": "defense-gan",

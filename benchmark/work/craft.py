@@ -19,6 +19,10 @@ from benchmark.work.seeding import seeded
 from benchmark.work.surface import make_surface
 from benchmark.work.workshop import Stopwatch, Workshop, address
 
+_NEARBY = 1e-4
+
+_ROUNDING = 1e-6
+
 
 def craft(tasks: Sequence[Craft], workshop: Workshop) -> None:
     """Run one attack, or several that one call can serve, and store the images of each.
@@ -76,8 +80,9 @@ def _lead(surface: Surface, images: Tensor, labels: Tensor) -> Tensor:
 def probe(task: Probe, workshop: Workshop) -> None:
     """Store, for each clean image, the largest absolute input gradient of the surface; 0 if it is no number.
 
-    `stable` is of the loss that our attacks follow; `plain` of the cross-entropy as libraries compute it,
-    which is zero in float32 where the classifier is sure.
+    `moves` tells whether the scores change with the image at all: where they do not, as between the steps of
+    a quantiser, a gradient of zero is the true one. `stable` is of the loss that our attacks follow, `plain`
+    of the cross-entropy as libraries compute it, which is zero in float32 where the classifier is sure.
     """
     clean, labels = workshop.clean(task.shard)
     surface = make_surface(task.surface, task.shard.dataset, workshop, seed_from("probe", task.key))
@@ -86,9 +91,20 @@ def probe(task: Probe, workshop: Workshop) -> None:
             "stable": loss_gradient(surface, clean, labels)[0],
             "plain": _plain(surface, clean, labels),
         }
+        moves = _moves(surface, clean, Noise(seed_from("moves", task.key), task.shard.indices))
     largest = {name: gradient.abs().flatten(1).amax(dim=1) for name, gradient in gradients.items()}
     meta = {"seconds": watch.seconds, "images": len(clean), "task": task.content()}
-    workshop.store.put_tensors(address(task), largest, meta)
+    workshop.store.put_tensors(address(task), largest | {"moves": moves}, meta)
+
+
+def _moves(surface: Surface, x: Tensor, noise: Noise) -> Tensor:
+    """Whether the scores of each image (B,) change when its pixels do, by far less than a level of 8 bits."""
+    nearby = (x + _NEARBY * (2 * noise.uniform_like(x) - 1)).clamp(0, 1)
+    with torch.no_grad():
+        here, there = surface(x), surface(nearby)
+    spread = here.amax(dim=1) - here.amin(dim=1)
+    apart: Tensor = (here - there).abs().amax(dim=1)
+    return torch.gt(apart, _ROUNDING * spread)
 
 
 def _plain(surface: Surface, x: Tensor, labels: Tensor) -> Tensor:

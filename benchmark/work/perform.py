@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from benchmark.code import normalised, release
@@ -111,6 +112,7 @@ _LIBRARIES = ("torchmetrics",)
 """Libraries that the harness measures with."""
 
 
+@cache
 def protocol() -> Protocol:
     """The harness's part in every key: what this release of it does for each kind of task."""
     from pathlib import Path

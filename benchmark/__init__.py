@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from benchmark.outside import Export
 
-__all__ = ["__version__", "export", "run"]
+__all__ = ["__version__", "export", "load", "run"]
 
 
 def run(
@@ -65,3 +65,17 @@ def export(
 
     prepared = run_again(Path(run), Silent(), data=data, store=store, plugins=[Path(p) for p in plugins])
     return export_from(prepared.workshop, find_cell(prepared.plan, cell))
+
+
+def load(run: str | Path) -> pandas.DataFrame:
+    """The records of a run that was made before, as `run` returned them.
+
+    Args:
+        run: The folder of the run.
+
+    Raises:
+        benchmark.errors.UserError: The folder holds no run.
+    """
+    from benchmark.runs import read_records
+
+    return read_records(Path(run))

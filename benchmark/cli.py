@@ -97,7 +97,7 @@ def run(
         observer.end()
         typer.echo("interrupted: what is done is kept; the same command goes on from here", err=True)
         raise typer.Exit(130) from None
-    _conclude(finished)
+    _conclude(finished, prepared)
 
 
 @app.command(name="list")
@@ -128,11 +128,44 @@ def show(
 
 
 @app.command()
-def tables(run: Annotated[Path, typer.Argument(help="The folder of a run.")]) -> None:
-    """Print the tables of a run as Markdown."""
+def tables(
+    run: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    form: Annotated[str, typer.Option("--format", help="markdown, latex or csv.")] = "markdown",
+    table: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--table",
+            help="errors, eps, threats, clean, success or fidelity; may be repeated [default: all].",
+        ),
+    ] = None,
+    intervals: Annotated[
+        bool | None,
+        typer.Option(help="Whether rates carry 95 % intervals [default: in latex; csv always has them]."),
+    ] = None,
+) -> None:
+    """Print the tables of a run, as papers have them."""
+    from benchmark.figures import KINDS
     from benchmark.runs import read_tables
 
-    typer.echo(read_tables(run), nl=False)
+    typer.echo(read_tables(run, form, table or tuple(KINDS), intervals), nl=False)
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The file to write [default: RUN/report.html].")
+    ] = None,
+    data: Data = None,
+    store: StoreUrl = None,
+    plugin: Plugins = None,
+) -> None:
+    """Write a run as one page that opens in any browser, offline. Its images come from the store."""
+    from benchmark.report import write_report
+    from benchmark.report.images import images_of
+
+    images = images_of(run, data=data, store=store, plugins=plugin or [])
+    typer.echo(f"  {write_report(run, images, out or run / 'report.html')}")
 
 
 @app.command()
@@ -309,15 +342,21 @@ def _announce(prepared: Prepared) -> None:
         typer.echo(f"  and {len(guess.unknown)} tasks never timed here: {', '.join(kinds)}")
 
 
-def _conclude(finished: Finished) -> None:
+def _conclude(finished: Finished, prepared: Prepared) -> None:
     from collections import Counter
 
-    typer.echo((finished.out / "tables.md").read_text(encoding="utf-8"))
+    from benchmark.report import write_report
+    from benchmark.report.images import StoredImages
+    from benchmark.runs import read_tables
+
+    typer.echo(read_tables(finished.out, kinds=("errors", "fidelity")))
     counts = Counter(row["status"] for row in finished.records)
     typer.echo("cells: " + ", ".join(f"{count} {status}" for status, count in counts.items()))
     for name in ("records.csv", "leaderboard.csv", "outcomes.parquet", "tables.md", "run.json"):
         if (finished.out / name).exists():
             typer.echo(f"  {finished.out / name}")
+    report = write_report(finished.out, StoredImages(prepared), finished.out / "report.html")
+    typer.echo(f"to look at: {report}")
     _tell_eligible(finished)
     _tell_doubts(finished)
     for reason, count in Counter(row["reason"] for row in finished.failed).items():

@@ -14,14 +14,16 @@ import torch
 
 from benchmark.cells import Sanity
 from benchmark.comparisons import add_flags
-from benchmark.errors import UserError
+from benchmark.errors import UserError, nearest
 from benchmark.evidence import evidence_of
 from benchmark.executor import Execution, Observer, execute
+from benchmark.figures import KINDS
 from benchmark.grid import Grid, load_grid
 from benchmark.leaderboard import COLUMNS as LEADERBOARD_COLUMNS
 from benchmark.leaderboard import leaderboard
 from benchmark.output import OutcomesFile, open_out, write_csv, write_json, write_text
 from benchmark.outside import handed_in, with_outside
+from benchmark.paired import Judged, read_judged
 from benchmark.plan import Plan, make_plan
 from benchmark.provenance import provenance
 from benchmark.records import COLUMNS, Row, make_record
@@ -30,7 +32,7 @@ from benchmark.resolve import resolve
 from benchmark.store import Store, default_store
 from benchmark.substitutes import COLUMNS as SUBSTITUTE_COLUMNS
 from benchmark.substitutes import substitute_rows
-from benchmark.tables import markdown
+from benchmark.tables import latex, markdown, tidy_csv
 from benchmark.work.perform import perform, protocol
 from benchmark.work.workshop import Workshop
 
@@ -150,8 +152,8 @@ def run_prepared(prepared: Prepared, observer: Observer, out: Path) -> Finished:
     write_csv(out / "leaderboard.csv", LEADERBOARD_COLUMNS, leaderboard(there))
     if substitutes:
         write_csv(out / "substitutes.csv", SUBSTITUTE_COLUMNS, substitutes)
-    write_text(out / "tables.md", markdown(read_records(out), prepared.grid.name))
     write_json(out / "run.json", _run_json(prepared))
+    write_text(out / "tables.md", read_tables(out))
     return Finished(out, records, execution)
 
 
@@ -190,16 +192,73 @@ def read_records(out: Path) -> pd.DataFrame:
     return pd.read_csv(path, dtype=text, float_precision="round_trip")
 
 
-def read_tables(out: Path) -> str:
-    """The tables of a run as Markdown, made anew from its records.
+def read_board(out: Path) -> pd.DataFrame:
+    """The leaderboard of a run; without rows where there is none.
 
     Raises:
-        UserError: The folder holds no run.
+        UserError: The file is something else.
     """
-    records = read_records(out)
-    about = out / "run.json"
-    name = json.loads(about.read_text(encoding="utf-8"))["name"] if about.is_file() else out.resolve().name
-    return markdown(records, name)
+    path = out / "leaderboard.csv"
+    if not path.is_file():
+        empty: pd.DataFrame = pd.DataFrame(columns=list(LEADERBOARD_COLUMNS))
+        return empty
+    board = pd.read_csv(path, dtype={"flags": str}, float_precision="round_trip")
+    missing = [name for name in LEADERBOARD_COLUMNS if name not in board]
+    if missing:
+        raise UserError(f"{path} is not the leaderboard of a run: it has no column {missing[0]!r}")
+    return board
+
+
+def read_outcomes(out: Path) -> dict[str, Judged] | None:
+    """Which images each cell of a run got wrong, by the cell's key; None where the run has no outcomes."""
+    path = out / "outcomes.parquet"
+    return read_judged(path) if path.is_file() else None
+
+
+def read_about(out: Path) -> dict[str, Any]:
+    """The `run.json` of a run, or no more than its name where there is none.
+
+    Raises:
+        UserError: The file is not what a run writes.
+    """
+    path = out / "run.json"
+    if not path.is_file():
+        return {"name": out.resolve().name}
+    try:
+        about = dict(json.loads(path.read_text(encoding="utf-8")))
+        return about | {"name": str(about["name"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not the run.json of a run: {error!r}") from error
+
+
+def read_tables(
+    out: Path,
+    form: str = "markdown",
+    kinds: Collection[str] = tuple(KINDS),
+    intervals: bool | None = None,
+) -> str:
+    """The tables of a run, made anew from its records.
+
+    Args:
+        out: The folder of the run.
+        form: `markdown`, `latex` or `csv`.
+        kinds: Which kinds of tables, of `benchmark.figures.KINDS`.
+        intervals: Whether rates carry their intervals; by default in LaTeX alone, and in CSV always.
+
+    Raises:
+        UserError: The folder holds no run, or there is no such form or kind.
+    """
+    for kind in kinds:
+        if kind not in KINDS:
+            raise UserError(f"no kind of table {kind!r}", hint=nearest(kind, KINDS))
+    records, judged, title = read_records(out), read_outcomes(out), read_about(out)["name"]
+    if form == "csv":
+        return tidy_csv(records, judged, kinds=kinds)
+    setters = {"markdown": (markdown, False), "latex": (latex, True)}
+    if form not in setters:
+        raise UserError(f"no format {form!r}", hint=nearest(form, [*setters, "csv"]))
+    setter, usual = setters[form]
+    return setter(records, title, judged, kinds=kinds, intervals=usual if intervals is None else intervals)
 
 
 def _run_json(prepared: Prepared) -> dict[str, Any]:

@@ -73,6 +73,9 @@ def test_a_run_prints_its_table_and_where_its_files_are(command: list[object], t
     assert result.exit_code == 0, result.output
     assert "| fgsm ε 0.1 |" in " ".join(result.output.split())
     assert str(tmp_path / "out" / "records.csv") in result.output
+    report = tmp_path / "out" / "report.html"
+    assert f"to look at: {report}" in result.output
+    assert "data:image/png" in report.read_text(encoding="utf-8")
     again = invoke(*command)
     assert "nothing to train, craft or score" in " ".join(again.output.split())
 
@@ -188,6 +191,17 @@ def test_show_suggests_near_names() -> None:
 def test_tables_reads_a_run_back(command: list[object], tmp_path: Path) -> None:
     invoke(*command)
     assert invoke("tables", tmp_path / "out").output == (tmp_path / "out" / "tables.md").read_text()
+
+
+def test_tables_and_report_are_made_from_a_run(command: list[object], constructed, tmp_path: Path) -> None:
+    invoke(*command)
+    out = tmp_path / "out"
+    printed = invoke("tables", out, "--format", "csv", "--table", "clean").output
+    assert printed.splitlines()[1].startswith("digits,nearest-mean,20,clean")
+    page = tmp_path / "pages" / "one.html"
+    made = invoke("report", out, "--out", page, "--store", tmp_path / "store", "--plugin", constructed)
+    assert str(page) in made.output
+    assert page.read_text(encoding="utf-8") == (out / "report.html").read_text(encoding="utf-8")
 
 
 def test_only_reads_numbers_and_aliases(command: list[object], grid: Path) -> None:

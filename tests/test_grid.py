@@ -347,6 +347,7 @@ def test_a_good_grid_is_read_as_written(tmp_path: Path, registry: Registry) -> N
         "distance": "linf",
         "steps": 40,
         "alpha": None,
+        "loss": "ce",
         "restarts": 1,
         "random_start": True,
         "targeted": False,

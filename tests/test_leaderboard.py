@@ -15,7 +15,7 @@ from benchmark.evidence import evidence_of
 from benchmark.leaderboard import leaderboard
 from benchmark.plan import ChosenDefense, Product, SizedDataset, make_plan
 from benchmark.records import COLUMNS, Result
-from benchmark.refs import AttackRef, DatasetRef, DefenseRef, PluginRef
+from benchmark.refs import AttackRef, DatasetRef, DefenseRef, TargetRef
 from benchmark.tasks import (
     Bank,
     Craft,
@@ -67,14 +67,14 @@ def cells(*attacks: AttackRef, defenses: tuple[str, ...] = ("mine", "placebo"), 
     ]
     product = Product(
         datasets=(SizedDataset(DatasetRef("data", {}, "", images="0", test_size=N), N),),
-        targets=(PluginRef("net", {}, ""),),
+        targets=(TargetRef("net", {}, ""),),
         defenses=tuple(ChosenDefense({"data": (ref,)}) for ref in refs),
         attacks=tuple(map(ChosenAttack, attacks)),
         threats=tuple(ThreatRef(name, threat.config_type().model_dump()) for name, threat in THREATS.items()),
         target_seeds=(0,),
         defense_seeds=seeds,
         attack_seeds=(0,),
-        sources={"data": PluginRef("net", {}, "")},
+        sources={"data": TargetRef("net", {}, "")},
     )
     return list(make_plan([product], Protocol(dict.fromkeys(KINDS, ""))).cells)
 

@@ -20,20 +20,12 @@ SMALL = replace(
     robust_net={"architecture": "dense", "steps": 300, "eps": 0.15},
 )
 
-_UNLIKE = "attacks run another defense than the judge, and nothing compares the two"
-
 MISSED: dict[str, str] = {
-    "batch-size": "nothing purifies an image alone as well as in its batch",
-    "denoiser-hides-when-differentiated": _UNLIKE,
-    "denoiser-hides-after-first-call": _UNLIKE,
-    "denoiser-hides-from-attacks": _UNLIKE,
     "net-sigmoid-stack": "scores that lie in the last digits of float32 count as scores",
 }
 """Masked constructions that pass for robust, and why; once the harness is mended their tests fail."""
 
-FALSE_ALARMS: dict[str, str] = {
-    "one-bit": "it has no gradient, and that BPDA had one to follow does not count",
-}
+FALSE_ALARMS: dict[str, str] = {}
 """Honest constructions that are doubted, and why."""
 
 

@@ -1,0 +1,237 @@
+"""The page of a run: what is on it, that names are text, that it asks nothing of anywhere."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from benchmark.errors import UserError
+from benchmark.figures import Block
+from benchmark.flags import FLAGS
+from benchmark.report import write_report
+from benchmark.report.charts import charts_of
+from benchmark.report.images import (
+    Images,
+    NoImages,
+    Picture,
+    Strip,
+    amplified,
+    images_of,
+    png_url,
+    telling_rows,
+)
+from benchmark.report.page import read_flags
+from tests.conftest import Runner
+
+EVIL = "<script>alert(1)</script>"
+
+GRID = {
+    "name": "small",
+    "defenses": ["identity", "median", "noisy", "raises"],
+    "attacks": [{"name": "fgsm", "eps": [0.05, 0.1]}],
+}
+
+
+class Page(HTMLParser):
+    """Tags, attributes, and the text outside of scripts and styles."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self._inside: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._inside.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside.append(f"/{tag}")
+
+    def handle_data(self, data: str) -> None:
+        if not self._inside or self._inside[-1] not in ("script", "style"):
+            self.text += data
+
+
+@pytest.fixture
+def run(small_run: Runner, tmp_path: Path) -> Path:
+    """A small run with a random defense and one that fails."""
+    small_run(**GRID)
+    return tmp_path / "out"
+
+
+def written(run: Path, images: Images) -> str:
+    return write_report(run, images, run / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_page_shows_real_images_with_their_predictions(
+    run: Path, constructed: Path, session_store: str
+) -> None:
+    images = images_of(run, data=None, store=session_store, plugins=[constructed])
+    records = pd.read_csv(run / "records.csv")
+    outcomes = pd.read_parquet(run / "outcomes.parquet")
+    cell = records[(records["defense"] == "median") & (records["threat"] == "black-box")].iloc[0]
+    rows = telling_rows(outcomes[outcomes["key"] == cell["key"]], 3)
+    strip = images.strip(cell["key"], rows)
+    assert strip.note == ""
+    assert len(strip.pictures) == 3
+    first, row = strip.pictures[0], rows.iloc[0]
+    assert first.captions[0] == f"clean: {row['label']}; pipeline says {row['clean']}"
+    assert first.captions[1].endswith(f"bare target says {row['target_adversarial']}")
+    assert first.captions[2].endswith(f"pipeline says {row['adversarial']}")
+    sheet = np.asarray(Image.open(io.BytesIO(base64.b64decode(first.url.partition(",")[2]))), dtype=float)
+    clean, adversarial = sheet[:, :28] / 255, sheet[:, 30:58] / 255
+    assert np.abs(adversarial - clean).max() == pytest.approx(cell["eps"], abs=1 / 128)
+    page = Page(written(run, images))
+    ok = int((records["status"] == "ok").sum())
+    assert sum(tag == "img" for tag, _ in page.tags) == 3 * ok
+    assert all((given["alt"] or "").startswith("Test image") for tag, given in page.tags if tag == "img")
+    assert "of a fresh one" in page.text  # the random defense says which draw is seen
+
+
+def test_where_the_store_has_no_images_the_strip_says_so(
+    run: Path, constructed: Path, tmp_path: Path
+) -> None:
+    images = images_of(run, data=None, store=str(tmp_path / "empty"), plugins=[constructed])
+    page = Page(written(run, images))
+    assert "The store does not hold the images of this cell." in page.text
+    assert not any(tag == "img" for tag, _ in page.tags)
+    assert not list((tmp_path / "empty").rglob("*.safetensors"))  # nothing was computed for a page
+
+
+def test_without_the_plugin_of_the_run_the_page_is_made_and_says_why(run: Path, tmp_path: Path) -> None:
+    images = images_of(run, data=None, store=str(tmp_path / "empty"), plugins=[])
+    text = Page(written(run, images)).text
+    assert "the grid of the run cannot be planned here" in text
+    assert "nearest-mean" in text
+
+
+def test_failed_cells_have_their_reason_and_no_error(run: Path) -> None:
+    text = Page(written(run, NoImages("none"))).text
+    assert "out of purifier fluid" in text
+    assert re.search(r"failed\s+raises", text)
+
+
+def test_names_that_are_code_show_as_text(run: Path) -> None:
+    for name in ("records.csv", "leaderboard.csv"):
+        table = pd.read_csv(run / name, dtype={"flags": str}, keep_default_na=False)
+        for column in ("defense", "target", "dataset"):
+            table[column] = EVIL + table[column]
+        if name == "records.csv":
+            table["attack"], table["reason"] = EVIL, EVIL
+        table["flags"] = EVIL
+        table.to_csv(run / name, index=False)
+    about = json.loads((run / "run.json").read_text())
+    about |= {"name": EVIL, "command": ["bench", EVIL], "grid": {"name": EVIL}, "device": EVIL}
+    (run / "run.json").write_text(json.dumps(about))
+
+    class Named(Images):
+        def strip(self, key: str, rows: pd.DataFrame) -> Strip:
+            return Strip((Picture(0, "data:,", (EVIL, EVIL, EVIL, EVIL), True),), EVIL)
+
+    text = written(run, Named())
+    assert EVIL not in text
+    page = Page(text)
+    assert page.text.count(EVIL) > 30
+    assert sum(tag == "script" for tag, _ in page.tags) == 3  # the specifications, Vega, the page's own
+
+
+def test_the_page_asks_nothing_of_anywhere(run: Path) -> None:
+    text = written(run, NoImages("none"))
+    page = Page(text)
+    for tag, given in page.tags:
+        assert tag not in ("iframe", "object", "embed", "base"), tag
+        for name in ("src", "href", "srcset", "action", "data", "poster"):
+            assert re.match(r"#|data:", given.get(name) or "#"), (tag, given)
+    policy = next(str(given["content"]) for tag, given in page.tags if "http-equiv" in given)
+    assert "default-src 'none'" in policy
+    assert "'unsafe-eval'" not in policy
+    own = re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL)  # Vega names XML namespaces and schemas
+    assert not re.search(r"https?://|@import|url\(", own)
+
+
+def test_the_page_of_a_run_is_the_same_bytes_each_time_and_small(run: Path) -> None:
+    first = written(run, NoImages("none"))
+    assert written(run, NoImages("none")) == first
+    assert len(first) < 2_000_000
+
+
+def test_every_flag_is_explained() -> None:
+    explained = {flag.name: flag for flag in read_flags()}
+    assert set(explained) == set(FLAGS)
+    assert all(flag.why and flag.what_to_do and flag.kind for flag in explained.values())
+
+
+def test_flags_that_were_raised_are_on_the_page_and_others_are_not(small_run: Runner, tmp_path: Path) -> None:
+    small_run(attacks=["gives-up"])
+    text = Page(written(tmp_path / "out", NoImages("none"))).text
+    flag = next(flag for flag in read_flags() if flag.name == "not-moved")
+    assert flag.why in text
+    assert next(flag for flag in read_flags() if flag.name == "cheap-surface").why not in text
+
+
+def test_a_run_in_which_everything_failed_has_a_page(small_run: Runner, tmp_path: Path) -> None:
+    small_run(defenses=["raises"])
+    assert "out of purifier fluid" in Page(written(tmp_path / "out", NoImages("none"))).text
+
+
+def test_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no run in"):
+        write_report(tmp_path, NoImages("none"), tmp_path / "report.html")
+    with pytest.raises(UserError, match="is a folder"):
+        write_report(tmp_path, NoImages("none"), tmp_path)
+
+
+def test_a_difference_is_amplified_around_grey() -> None:
+    shown, factor = amplified(torch.tensor([0.0, 0.1, -0.05]))
+    assert shown.tolist() == pytest.approx([0.5, 1.0, 0.25])
+    assert factor == pytest.approx(5.0)
+    assert amplified(torch.zeros(3))[0].tolist() == [0.5, 0.5, 0.5]
+
+
+def test_large_and_coloured_images_are_made_small() -> None:
+    url = png_url([torch.rand(3, 300, 200)] * 4)
+    sheet = Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))
+    assert sheet.mode == "RGB"
+    assert sheet.size == (4 * 32 + 3 * 2, 48)
+
+
+def test_images_that_tell_most_come_first() -> None:
+    rows = pd.DataFrame({"label": [0] * 4, "clean": [1, 0, 0, 0], "adversarial": [1, 0, 1, 1]})
+    assert telling_rows(rows, 3).index.tolist() == [2, 1, 3]
+
+
+def test_a_row_in_doubt_is_no_point_of_the_pareto_front() -> None:
+    rows = pd.DataFrame(
+        {
+            "column": ["sure", "doubted", "slow"],
+            "error": [0.5, 0.1, 0.6],
+            "error_low": 0.0,
+            "error_high": 1.0,
+            "purify_ms": [1.0, 2.0, 3.0],
+            "control": False,
+            "bound": ["=", "≥", "="],
+            "attacker": "black-box",
+            "ball": "L∞ ≤ 0.3",
+        }
+    )
+
+    def drawn(shown: pd.DataFrame) -> list[list[dict[str, object]]]:
+        (chart,) = charts_of(Block("d", "t", 10, "", ()), shown)
+        return list(chart.spec["datasets"].values())
+
+    (points,) = drawn(rows)  # `sure` beats `slow` in both, and a front of one point is no line
+    assert {point["column"]: point["kind"] for point in points}["doubted"] == "defense, in doubt"
+    front = next(values for values in drawn(rows.assign(bound="=")) if "column" not in values[0])
+    assert front == [{"ms": 1.0, "robust": 0.5}, {"ms": 2.0, "robust": 0.9}]

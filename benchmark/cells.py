@@ -168,7 +168,11 @@ class CellMaker:
         base = self._base(met.craft_on, kind)
         # What was found on another classifier proves nothing about the strongest attack on this one.
         attack = met.attack if base is None else self.once(_not_mandatory, met.attack)
-        refusal = kind.refuses(attack, self.purifier) or kind.refuses_images_of(base.label if base else None)
+        refusal = (
+            kind.refuses(attack, self.purifier)
+            or kind.refuses_target(self.target, self.substitutes)
+            or kind.refuses_images_of(base.label if base else None)
+        )
         scores: list[Score] = []
         probes: list[Probe] = []
         for start in range(0, 0 if refusal else n, SHARD_SIZE):
@@ -259,7 +263,8 @@ class CellMaker:
             examine,
             slope=Slope(protocol, setting.surface("pipeline"), few),
             unbounded=self._score(setting, kind),
-            noise=NoiseSearch(protocol, first, _NOISE_SAMPLES),
+            # of many points some fool a random defense by chance
+            noise=None if self.purifier.stochastic else NoiseSearch(protocol, first, _NOISE_SAMPLES),
         )
 
 

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from benchmark.errors import UserError
-
-if TYPE_CHECKING:
-    from benchmark.runs import Finished, Prepared
 
 app = typer.Typer(
     help="Measure whether a purifier in front of an image classifier protects it from adversarial attacks.",
@@ -73,7 +70,10 @@ def run(
     from rich.console import Console
 
     from benchmark.display import display_for
+    from benchmark.report import write_report
+    from benchmark.report.images import StoredImages
     from benchmark.runs import prepare, run_prepared
+    from benchmark.summary import announcement, complaints, conclusion
 
     console = Console()
     observer = display_for(console)
@@ -89,7 +89,8 @@ def run(
         trust=trust or [],
     )
     if dry_run:
-        _announce(prepared)
+        for line in announcement(prepared):
+            typer.echo(line)
         return
     try:
         finished = run_prepared(prepared, observer, out or Path("results/runs") / prepared.grid.name)
@@ -97,7 +98,13 @@ def run(
         observer.end()
         typer.echo("interrupted: what is done is kept; the same command goes on from here", err=True)
         raise typer.Exit(130) from None
-    _conclude(finished, prepared)
+    report = write_report(finished.out, StoredImages(prepared), finished.out / "report.html")
+    for line in conclusion(finished, report):
+        typer.echo(line)
+    for line in complaints(finished):
+        typer.echo(line, err=True)
+    if finished.failed:
+        raise typer.Exit(1)
 
 
 @app.command(name="list")
@@ -311,78 +318,3 @@ def column_values(only: list[str]) -> dict[str, set[str]]:
             raise UserError(f"--only takes COLUMN=VALUE, got {text!r}", hint="e.g. --only defense=ape-gan")
         pairs.setdefault(column, set()).add(value)
     return pairs
-
-
-def _announce(prepared: Prepared) -> None:
-    """The dry run: cells, what the store has, what will be trained, how long it may take."""
-    from collections import Counter
-
-    from benchmark.display import describe
-    from benchmark.estimate import estimate
-    from benchmark.executor import split_by_store
-
-    plan = prepared.plan
-    missing, cached = split_by_store(plan, prepared.workshop)
-    typer.echo(f"{len(plan.cells)} cells, {len(plan.skipped)} of them skipped")
-    by_threat = Counter(
-        (cell.dataset.title, cell.target.label, cell.threat.name, cell.n) for cell in plan.cells
-    )
-    for (dataset, target, threat, n), count in by_threat.items():
-        typer.echo(f"  {dataset}, {target}, {threat}: {count} cells, n = {n}")
-    typer.echo(f"in the store: {len(cached)} results; to do: {len(missing)}")
-    for kind, count in Counter(task.kind for task in missing).items():
-        typer.echo(f"  {count} × {kind}")
-    for task in missing:
-        if task.kind.startswith("train"):
-            typer.echo(f"  needs {describe(task)}")
-    guess = estimate(missing, prepared.workshop.store)
-    typer.echo(f"time, from earlier timings: about {guess.seconds:.0f} s")
-    if guess.unknown:
-        kinds = sorted({f"{task.kind} {task.label}" for task in guess.unknown})
-        typer.echo(f"  and {len(guess.unknown)} tasks never timed here: {', '.join(kinds)}")
-
-
-def _conclude(finished: Finished, prepared: Prepared) -> None:
-    from collections import Counter
-
-    from benchmark.report import write_report
-    from benchmark.report.images import StoredImages
-    from benchmark.runs import read_tables
-
-    typer.echo(read_tables(finished.out, kinds=("errors", "fidelity")))
-    counts = Counter(row["status"] for row in finished.records)
-    typer.echo("cells: " + ", ".join(f"{count} {status}" for status, count in counts.items()))
-    for name in ("records.csv", "leaderboard.csv", "outcomes.parquet", "tables.md", "run.json"):
-        if (finished.out / name).exists():
-            typer.echo(f"  {finished.out / name}")
-    report = write_report(finished.out, StoredImages(prepared), finished.out / "report.html")
-    typer.echo(f"to look at: {report}")
-    _tell_eligible(finished)
-    _tell_doubts(finished)
-    for reason, count in Counter(row["reason"] for row in finished.failed).items():
-        typer.echo(f"failed, {count} cells: {reason}", err=True)
-    if finished.failed:
-        raise typer.Exit(1)
-
-
-def _tell_doubts(finished: Finished) -> None:
-    """Every doubt that was raised, in how many cells, and what raises it."""
-    from collections import Counter
-
-    from benchmark.flags import FLAGS, is_doubt
-
-    raised = Counter(flag for row in finished.records for flag in (row["flags"] or "").split())
-    doubts = [flag for flag in FLAGS if raised[flag] and is_doubt(flag)]
-    if not doubts:
-        typer.echo("doubts: none that was looked for")
-        return
-    typer.echo("doubts (what each means and what to do: benchmark/FLAGS.md):")
-    for flag in doubts:
-        typer.echo(f"  {flag}, {raised[flag]} cells: {FLAGS[flag].raised_if}")
-
-
-def _tell_eligible(finished: Finished) -> None:
-    """Which defenses keep the rules of RobustBench, whose attacks can be trusted for no others."""
-    told = {f"{row['defense']}: {row['eligible']}": None for row in finished.records if row["eligible"]}
-    if told:
-        typer.echo(f"RobustBench's rules (yes, or what is broken): {'; '.join(told)}")

@@ -26,6 +26,8 @@ _MOST = 0.5
 
 _COLLAPSED = 0.01
 
+_LUCK = 0.05
+
 _ALIKE = 0.9
 
 
@@ -237,13 +239,14 @@ def check_flags(cell: Cell, survives: NDArray[np.bool_], findings: Findings) -> 
         return []  # what claims nothing has nothing to withhold
     found = [flag for flag, raised in _pipeline_doubts(findings).items() if raised]
     if "preset" in cell.threat.config and cell.attack.grows:
-        if cell.threat.config["preset"] == "fast":
+        if cell.threat.config["preset"] == "fast" or not findings.efforts:
             found.append("unchecked:not-converged")
         elif not all(effort["converged"] and effort["agree"] for effort in findings.efforts):
             found.append("not-converged")
     if not THREATS[cell.threat.name].knows_all or cell.attack.unbounded is None:
         return found
-    for flag, raised in _costly_doubts(survives, findings).items():
+    random = cell.purifier.stochastic
+    for flag, raised in _costly_doubts(survives, findings, random=random).items():
         if raised is None:
             found.append(f"unchecked:{flag}")
         elif raised:
@@ -261,14 +264,17 @@ def _pipeline_doubts(findings: Findings) -> dict[str, bool]:
     }
 
 
-def _costly_doubts(survives: NDArray[np.bool_], findings: Findings) -> dict[str, bool | None]:
-    """By flag: whether it is raised, None where nobody looked."""
+def _costly_doubts(
+    survives: NDArray[np.bool_], findings: Findings, *, random: bool
+) -> dict[str, bool | None]:
+    """By flag: whether it is raised, None where nobody looked; a `random` pipeline may be right by luck."""
     doubts: dict[str, bool | None] = dict.fromkeys(("fd-mismatch", "unbounded-fails", "noise-beats-attack"))
     if findings.slope is not None and len(findings.slope["cosine"]):
         steep = findings.slope["cosine"][~findings.slope["flat"].astype(bool)]
         doubts["fd-mismatch"] = len(steep) > 0 and float((steep < _ALIKE).mean()) > _MOST
     if findings.unbounded is not None:
-        doubts["unbounded-fails"] = bool((findings.unbounded < 1).any())
+        right = float((findings.unbounded <= _MOST).mean())
+        doubts["unbounded-fails"] = right > (_LUCK if random else 0)
     if findings.noise is not None:
         n = min(len(survives), len(findings.noise))
         doubts["noise-beats-attack"] = bool((survives[:n] & findings.noise[:n]).any())

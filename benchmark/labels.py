@@ -22,7 +22,8 @@ def labelled(records: pd.DataFrame) -> pd.DataFrame:
     shown["column"] = _labels(records, "defense", "defense_config")
     shown["attack_label"] = _attack_labels(records)
     eps = records["eps"].map(lambda value: "" if pd.isna(value) else f" ε {value:g}")
-    shown["line"] = shown["attack_label"] + eps
+    shown["line"] = shown["attack_label"] + eps + _made_on(records)
+    shown["attack_label"] += _made_on(records)
     shown["target"] = _labels(records, "target", "target_config")
     shown["attacker"] = _labels(records, "threat", "threat_config")
     return shown
@@ -99,6 +100,10 @@ def _attack_labels(records: pd.DataFrame) -> pd.Series[str]:
         f" via {backend}" if many[attack] > 1 else ""
         for attack, backend in zip(records["attack"], records["backend"], strict=True)
     ]
+    return labels + pd.Series(via, index=records.index, dtype=object)
+
+
+def _made_on(records: pd.DataFrame) -> pd.Series[str]:
+    """The target that images were made on, where that is not the one they are shown to."""
     bases = records["attack_config"].map(lambda text: json.loads(text).get("craft_on"))
-    made_on = bases.map(lambda base: f", made on {base['name']}" if base else "")
-    return labels + pd.Series(via, index=records.index, dtype=object) + made_on
+    return bases.map(lambda base: f", made on {base['name']}" if base else "")

@@ -98,6 +98,8 @@ def _standing(everything: Sequence[Evidence], own: list[Evidence]) -> _Standing:
         e
         for e in everything
         if e.cell.threat.name in threats
+        # the verdict of many draws and that of one are not to be mixed
+        and (e.row["judge"] == first.row["judge"] or not first.cell.purifier.stochastic)
         and defense(e) == defense(first)
         and contest(e)[:3] == contest(first)[:3]
     ]

@@ -56,14 +56,14 @@ def test_it_is_trained_for_each_surface_once_and_its_weights_are_kept(
     keys: dict[str, Any] = {
         "datasets": [{"name": "few-digits", "n": 40}],
         "defenses": ["identity", {"name": "bit-depth", "bits": 1}],
-        "attacks": [{"name": "advgan", "eps": 0.4, "lr": 3e-3} | SHORT | {"epochs": 2}],
+        "attacks": [{"name": "advgan", "eps": 0.4, "lr": 3e-3} | SHORT | {"epochs": 5}],
     }
     records = small_run(store=str(store), **keys)
     assert (records["status"] == "ok").all(), records["reason"].tolist()
     # on the target for all; for each pipeline with its own gradient and with that of the identity
     assert len(list((store / "train-attack" / "advgan").glob("*.json"))) == 5
     rows = records.set_index(["defense", "threat"])["error"]
-    assert rows["identity", "black-box"] > 0.8
+    assert rows["identity", "black-box"] > 0.6
     assert rows["bit-depth", "white-box"] >= rows["bit-depth", "black-box"]
     again = small_run(store=str(store), out=tmp_path / "again", **keys)
     assert (again["key"] == records["key"]).all()

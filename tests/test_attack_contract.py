@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from attacks.contract import Attack
 from benchmark.noise import Noise
 from benchmark.registry import default_registry
-from benchmark.threats.surfaces import MeteredSurface
-from tests.victims import Victim, dense
+from tests.victims import PixelsAsLatents, Victim, dense
 
 CHEAP: dict[str, dict[str, Any]] = {
     "fgsm": {"eps": 0.2},
@@ -31,6 +30,7 @@ CHEAP: dict[str, dict[str, Any]] = {
     "cw-l0": {"steps": 20, "search_steps": 2},
     "l-bfgs": {"steps": 10, "search_steps": 3},
     "jsma": {"gamma": 0.1},
+    "on-manifold": {"eps": 0.2, "steps": 8, "kappa": 0.0},
     "advgan": {"eps": 0.2, "min_steps": 0, "epochs": 1, "batch_size": 32},
     "square": {"eps": 0.2, "steps": 20},
     "hopskipjump": {"steps": 3, "first_queries": 20, "most_queries": 40},
@@ -55,6 +55,8 @@ OTHER: dict[str, Any] = {
     "steps": 2,
     "alpha": 0.013,
     "decay": 0.1,
+    "loss": {"ce": "margin"},
+    "spread": 2.0,
     "restarts": 3,
     "random_start": False,
     "classes": 1,
@@ -93,6 +95,9 @@ BASE: dict[tuple[str, str], dict[str, Any]] = {
     ("cw-l2", "abort_early"): {"steps": 200, "lr": 0.1},
     # in a ball where not all fall to the first run
     ("apgd-ce", "restarts"): {"eps": 0.02},
+    # starts so near to the image, and so few steps, that some get ahead of it
+    ("on-manifold", "restarts"): {"spread": 0.1, "steps": 3},
+    ("on-manifold", "spread"): {"spread": 0.1, "steps": 3},
     # too small a first constant, so that the later ones matter
     ("cw-l0", "largest_c"): {"initial_c": 0.01, "largest_c": 0.01},
     ("cw-l0", "initial_c"): {"initial_c": 0.01},
@@ -104,7 +109,12 @@ REGISTRY = default_registry()
 IMAGES = 6
 """How many images are attacked: what an option changes, it changes on a few."""
 
-MORE_IMAGES = {("apgd-ce", "restarts"): 20, ("deepfool", "candidates"): 20}
+MORE_IMAGES = {
+    ("apgd-ce", "restarts"): 20,
+    ("deepfool", "candidates"): 20,
+    ("on-manifold", "restarts"): 20,
+    ("on-manifold", "spread"): 20,
+}
 """Options that matter to few images only."""
 
 
@@ -225,7 +235,7 @@ def test_what_is_wrong_already_stays_wrong(victim: Victim, name: str, backend: s
 def test_colour_and_a_hundred_classes_work(name: str, backend: str) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 100))
-    surface = MeteredSurface(model.requires_grad_(False), 100, (3, 32, 32)).eval()
+    surface = PixelsAsLatents(model.requires_grad_(False), 100, (3, 32, 32)).eval()
     x = torch.rand(4, 3, 32, 32)
     labels = surface(x).argmax(dim=1)
     attack = build(name, chosen(name, backend))

@@ -90,7 +90,7 @@ def test_an_order_by_share_keeps_rare_classes_on_both_sides() -> None:
     assert torch.equal(order, proportional_order(labels))
 
 
-GRID = {"targets": ["nearest-mean"], "threats": ["black-box"]}
+GRID = {"targets": ["nearest-mean"], "threats": ["black-box"], "source": "default"}
 
 
 def test_a_broken_image_fails_its_own_cells_and_loses_nothing(small_run, tmp_path: Path) -> None:

@@ -15,14 +15,14 @@ SMALL = replace(
     n=50,
     net={"architecture": "dense", "steps": 80},
     steps=10,
-    fgsm=False,
+    thorough=False,
     denoiser_steps=120,
     robust_net={"architecture": "dense", "steps": 300, "eps": 0.15},
+    wide=(0.3, 5.0),  # ten steps have to do where the table takes twenty
+    narrow=(0.15, 2.5),
 )
 
-MISSED: dict[str, str] = {
-    "net-sigmoid-stack": "scores that lie in the last digits of float32 count as scores",
-}
+MISSED: dict[str, str] = {}
 """Masked constructions that pass for robust, and why; once the harness is mended their tests fail."""
 
 FALSE_ALARMS: dict[str, str] = {}
@@ -63,7 +63,7 @@ def _linf(rows: pd.DataFrame, name: str) -> pd.Series:
 
 def test_the_undefended_net_is_open_to_attack(rows: pd.DataFrame) -> None:
     """Else nothing that stands in front of it could be told from what helps."""
-    assert (rows.loc["identity", "white_box"] >= 0.9).all()
+    assert (rows.loc[rows["kind"] == "masked", "undefended"] >= 0.98).all()
     assert (rows.loc["identity", "clean_error"] <= 0.1).all()
 
 

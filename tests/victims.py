@@ -30,6 +30,20 @@ class Scaled(nn.Module):
         return self.factor * scores
 
 
+class PixelsAsLatents(MeteredSurface):
+    """A surface whose latent space are the images themselves."""
+
+    @property
+    def has_latents(self) -> bool:
+        return True
+
+    def encode(self, x: Tensor) -> Tensor:
+        return x.clone()
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return latents.clamp(0, 1)
+
+
 @dataclass(frozen=True, eq=False)
 class Victim:
     """A classifier with images and labels."""
@@ -115,5 +129,5 @@ def _train(model: nn.Module, steps: int, rate: float) -> None:
 
 def _victim(model: nn.Module, count: int) -> Victim:
     test = Digits(Config(), Path()).splits().test
-    surface = MeteredSurface(model.eval().requires_grad_(False), 10, (1, 28, 28)).eval()
+    surface = PixelsAsLatents(model.eval().requires_grad_(False), 10, (1, 28, 28)).eval()
     return Victim(surface, test.take(torch.arange(count)), test.labels[:count])

@@ -20,7 +20,7 @@ _LEGEND_COLUMNS = 2
 _DOUBTED = ", in doubt"
 
 _SHAPES = {
-    "defense": "square",
+    "defense": "diamond",
     "control": "circle",
     f"defense{_DOUBTED}": "cross",
     f"control{_DOUBTED}": "triangle-up",

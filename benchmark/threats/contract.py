@@ -81,7 +81,9 @@ class Setting:
         """
         if form == "target":
             return self.once(SurfaceSpec, form, self.craft_on or self.target)
-        purifier = (purifier or self.purifier).in_attack
+        purifier = purifier or self.purifier
+        if form != "pipeline-answers":  # what is deployed answers as it is
+            purifier = purifier.in_attack
         bank = None
         if form == "bank" and isinstance(self.config, BankConfig):
             bank = self.once(Bank, self.protocol, self.shard.dataset, purifier, self.config.bank)
@@ -99,7 +101,8 @@ class Setting:
         effort = None
         config = self.config
         strong = isinstance(config, LoopConfig) and config.preset == "strong"
-        growing = self.attack.grows and (surface.own or surface.form.startswith("surrogate:"))
+        # what fools a stand-in need not fool the pipeline: there nothing tells when it is enough
+        growing = self.attack.grows and surface.own
         if strong and growing and start is None:
             effort = self.once(Effort, self.protocol, self.attack, surface, self.first, self.attack_seed)
         parts = (self.protocol, self.attack, surface, self.shard, self.attack_seed, start, effort)
@@ -146,6 +149,16 @@ class Threat(ABC):
             return f"{attack.name} needs a surface with a latent space, and this attacker has none"
         if attack.needs_determinism and purifier.stochastic and not cls.images_made_on_target:
             return f"{attack.name} needs a surface that answers the same each time, and the defense is random"
+        return None
+
+    @classmethod
+    def refuses_target(cls, target: TrainTarget, substitutes: tuple[TargetRef, ...]) -> str | None:
+        """Why this target cannot be attacked under this threat, or None.
+
+        Args:
+            target: The target.
+            substitutes: Other classifiers that suit the images.
+        """
         return None
 
     @classmethod

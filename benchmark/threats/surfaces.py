@@ -178,12 +178,12 @@ class SurrogateSurface(PipelineSurface):
         self._stand_in = part.surrogate(name, scorer, purifier.noise)
 
     def scores(self, x: Tensor) -> Tensor:
+        images = len(x)
+        if self.draws > 1:
+            x = x.repeat_interleave(self.draws, dim=0)
         self.meter.purifies += len(x)
-        x = self._before(x)
-        if self.draws == 1:
-            return self._stand_in.scores(x)
-        repeated = self._stand_in.scores(x.repeat_interleave(self.draws, dim=0))
-        return repeated.reshape(len(x), self.draws, -1).mean(dim=1)
+        scores = self._stand_in.scores(self._before(x))
+        return scores.reshape(images, self.draws, -1).mean(dim=1) if self.draws > 1 else scores
 
     @property
     def has_latents(self) -> bool:

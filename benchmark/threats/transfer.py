@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from benchmark.refs import AttackRef
+from benchmark.refs import AttackRef, TargetRef
 from benchmark.tasks import Candidate, Craft, Purifier, SurfaceSpec, TrainSubstitute, TrainTarget
 from benchmark.threats.contract import Setting, Threat
 
@@ -31,6 +31,13 @@ class Transfer(Threat):
         if attack.uses == "nothing":
             return f"{attack.name} takes nothing from the surface: its black-box row says it all"
         return super().refuses(attack, purifier)
+
+    @classmethod
+    def refuses_target(cls, target: TrainTarget, substitutes: tuple[TargetRef, ...]) -> str | None:
+        others = [ref for ref in substitutes if ref.name != target.target.name and ref.trainable]
+        if others or target.target.trainable:
+            return None
+        return f"no classifier is known that the attacker could train in the place of {target.label}"
 
     @classmethod
     def refuses_images_of(cls, base: str | None) -> str | None:
@@ -61,8 +68,6 @@ class Transfer(Threat):
             return once(TrainSubstitute, *data, recipe, _ROLE, seed, oracle, how, start)
 
         recipe = other or target.target
-        if not recipe.trainable:
-            return []  # a given classifier on images that no other one is known to suit
         models["jacobian"] = taught("jacobian")
 
         def craft(model: TrainTarget) -> Craft:

@@ -82,7 +82,13 @@ _CRAFTING = (
     "benchmark/work/seeding.py",
     *_SURFACES,
 )
-_CHECKING = ("benchmark/work/check.py", "benchmark/work/score.py", *_SURFACES)
+_CHECKING = (
+    "benchmark/work/check.py",
+    "benchmark/work/score.py",
+    "benchmark/work/seeding.py",
+    "attacks/ball.py",
+    *_SURFACES,
+)
 _SCORING = (
     "benchmark/work/score.py",
     "benchmark/work/seeding.py",

@@ -180,7 +180,7 @@ def _costs(task: Score, workshop: Workshop) -> dict[str, float]:
 
 @dataclass
 class _Chosen:
-    """Each image's worst candidate; `margins` are those it was chosen by.
+    """Each image's worst candidate; `margins` are those it was chosen by, `sizes` the norms of those wrong.
 
     `loop_wrong` are those that a route with the defense in the loop was wrong about. `found` counts the
     errors of each route; `contradicted` the images which the very pipeline was wrong about when an attack
@@ -193,18 +193,29 @@ class _Chosen:
     routes: list[str]
     margins: Tensor
     loop_wrong: Tensor
+    sizes: Tensor
     found: dict[str, int] = field(default_factory=dict)
     contradicted: int = 0
+
+    def nearer(self, margins: Tensor, sizes: Tensor) -> Tensor:
+        """Which images to take of an attack that minimises the norm: of those that are wrong the nearest."""
+        wrong = margins > 0
+        taken = wrong & (sizes < self.sizes)
+        self.sizes = torch.where(taken, sizes, self.sizes)
+        return taken | (~wrong & self.sizes.isinf() & (margins > self.margins))
 
 
 def _choose(
     task: Score, workshop: Workshop, target: torch.nn.Module, clean: Tensor, labels: Tensor
 ) -> _Chosen:
-    """Each image's worst candidate: the one on which the pipeline's margin for the truth is smallest."""
+    """Each image's worst candidate: the one on which the pipeline's margin for the truth is smallest.
+
+    Of an attack that minimises the norm, the nearest that is wrong.
+    """
     nothing = torch.full((len(clean),), float("-inf"), device=clean.device)
     decided = torch.zeros_like(labels) if task.purifier.decides_label else None
     nowhere = torch.zeros_like(labels, dtype=torch.bool)
-    chosen = _Chosen(clean.clone(), clean.clone(), decided, [""] * len(clean), nothing, nowhere)
+    chosen = _Chosen(clean.clone(), clean.clone(), decided, [""] * len(clean), nothing, nowhere, -nothing)
     for candidate in task.candidates:
         images = workshop.images(candidate.craft, task.shard)
         outside = torch.zeros_like(labels, dtype=torch.bool)
@@ -225,6 +236,8 @@ def _choose(
             lead = workshop.tensors(candidate.craft)["lead"].to(found.device)
             chosen.contradicted += int(((lead > _CLEARLY) & (found <= 0)).sum())
         better = found > chosen.margins
+        if task.attack.norm is not None and task.attack.eps is None:
+            better = chosen.nearer(found, metrics.norms(images, clean)[task.attack.norm])
         chosen.margins = torch.where(better, found, chosen.margins)
         mask = better[:, None, None, None]
         chosen.images = torch.where(mask, images, chosen.images)

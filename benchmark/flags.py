@@ -101,7 +101,8 @@ FLAGS: dict[str, Flag] = {
     ),
     "probabilities-not-logits": Flag(
         "doubt",
-        "the target's scores are probabilities, whose gradients vanish where it is sure",
+        "the target's scores are probabilities, whose gradients vanish where it is sure, or differ in their "
+        "last digits alone",
     ),
     "incomplete": Flag(
         "doubt",

@@ -18,7 +18,7 @@ SMALL = replace(
     thorough=False,
     denoiser_steps=120,
     robust_net={"architecture": "dense", "steps": 300, "eps": 0.15},
-    wide=(0.3, 5.0),  # ten steps have to do where the table takes twenty
+    wide=(0.3, 6.0),  # ten steps have to do where the table takes twenty
     narrow=(0.15, 2.5),
 )
 

@@ -23,6 +23,7 @@ _IMAGES = 4
 _CALLS = 3
 _SLOPE_IMAGES = 10
 _DIRECTIONS = 20
+_LAST_DIGITS = 1e-3
 _STEP = 1e-3
 """How far pixels are moved for a finite difference: less than an attack's step, far more than rounding."""
 
@@ -33,7 +34,7 @@ def examine(task: Examine, workshop: Workshop) -> None:
     `alone`, `again`, `with_gradients`: for each of a few images the mean difference of its pixels when it is
     purified alone and not among others, at later calls, with gradients on. `spread`: how much the purified
     images that are taken for one class differ, over how much the clean ones of a class do. `probabilities`:
-    whether the target's scores are some.
+    whether the target's scores are some, or as hard to follow.
     """
     clean, labels = workshop.clean(task.shard)
     target = workshop.target(task.target)
@@ -62,12 +63,21 @@ def examine(task: Examine, workshop: Workshop) -> None:
         "seconds": watch.seconds,
         "images": len(clean),
         "spread": _spread(purified, answers) / max(_spread(clean, labels), 1e-12),
-        "probabilities": bool(
-            (scores >= 0).all() and (scores <= 1).all() and ((scores.sum(dim=1) - 1).abs() < 1e-4).all()
-        ),
+        "probabilities": _are_probabilities(scores) or _differ_in_last_digits(scores),
         "task": task.content(),
     }
     workshop.store.put_tensors(address(task), {name: x.detach().cpu() for name, x in apart.items()}, meta)
+
+
+def _are_probabilities(scores: Tensor) -> bool:
+    bounded = (scores >= 0).all() and (scores <= 1).all()
+    return bool(bounded and ((scores.sum(dim=1) - 1).abs() < 1e-4).all())
+
+
+def _differ_in_last_digits(scores: Tensor) -> bool:
+    """Whether the scores of most images are equal but for what float32 can hardly tell apart."""
+    spread = scores.amax(dim=1) - scores.amin(dim=1)
+    return bool((spread < _LAST_DIGITS * scores.abs().amax(dim=1)).float().mean() > 0.5)
 
 
 def _apart(one: Tensor, other: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmark.tasks.base import Shard, Task
-from benchmark.tasks.crafting import SurfaceSpec
+from benchmark.tasks.crafting import Probe
 from benchmark.tasks.scoring import Purify, Score
 from benchmark.tasks.training import Purifier, TrainTarget
 
@@ -37,23 +37,10 @@ class Examine(Task):
 
 
 @dataclass(frozen=True, eq=False)
-class Slope(Task):
+class Slope(Probe):
     """Compare the gradient of a surface with finite differences, in double precision."""
 
-    surface: SurfaceSpec
-    shard: Shard
-
     kind = "slope"
-
-    @property
-    def label(self) -> str:
-        return self.surface.purifier.name if self.surface.purifier else self.surface.target.label
-
-    def content(self) -> dict[str, Any]:
-        return {"surface": self.surface.key, "shard": self.shard.content}
-
-    def needs(self) -> tuple[Task, ...]:
-        return self.surface.needs()
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,7 @@ class BlackBox(Threat):
     name = "black-box"
     meaning = "knows the target, not that there is a defense (also called unaware or zero-knowledge)"
     title = "black-box error"
+    takes_benign = True
     images_made_on_target = True
 
     @classmethod

@@ -137,6 +137,8 @@ class Threat(ABC):
     """Forms of the surfaces whose gradients are examined for each shard, the last being what is attacked."""
     starts_from_target_only: ClassVar[bool] = False
     """Whether attacks that can begin elsewhere also begin at the target-only image."""
+    takes_benign: ClassVar[bool] = False
+    """Whether changes that take nothing from a surface are shown here, once for all threats."""
     knows_all: ClassVar[bool] = False
     """Whether no other attacker can know more, so that what it cannot break has to stand costly checks."""
     images_made_on_target: ClassVar[bool]
@@ -145,6 +147,8 @@ class Threat(ABC):
     @classmethod
     def refuses(cls, attack: AttackRef, purifier: Purifier) -> str | None:
         """Why this attack on this purifier has no place under this threat, or None."""
+        if attack.uses == "nothing" and not cls.takes_benign:
+            return f"{attack.name} takes nothing from the surface: its black-box row says it all"
         if attack.needs_latents:
             return f"{attack.name} needs a surface with a latent space, and this attacker has none"
         if attack.needs_determinism and purifier.stochastic and not cls.images_made_on_target:

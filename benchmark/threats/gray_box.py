@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from benchmark.plugin import param
-from benchmark.refs import AttackRef
-from benchmark.tasks import Candidate, Purifier
+from benchmark.tasks import Candidate
 from benchmark.threats.black_box import BlackBox
 from benchmark.threats.contract import LoopConfig, Setting, Threat, in_the_loop
 from benchmark.threats.transfer import Transfer
@@ -26,12 +25,6 @@ class GrayBox(Threat):
     config_type = GrayBoxConfig
     probes = ("target", "pipeline")
     images_made_on_target = False
-
-    @classmethod
-    def refuses(cls, attack: AttackRef, purifier: Purifier) -> str | None:
-        if attack.uses == "nothing":
-            return f"{attack.name} takes nothing from the surface: its black-box row says it all"
-        return super().refuses(attack, purifier)
 
     @classmethod
     def candidates(cls, setting: Setting) -> tuple[Candidate, ...]:

@@ -114,9 +114,13 @@ class PipelineSurface(MeteredSurface):
     def scores(self, x: Tensor) -> Tensor:
         """The mean logits over draws of a random purifier: EOT of Athalye et al. 2018."""
         if not self.purifier.stochastic or self.draws == 1:
-            return super().scores(x)
-        repeated = super().scores(x.repeat_interleave(self.draws, dim=0))
+            return self.single(x)
+        repeated = self.single(x.repeat_interleave(self.draws, dim=0))
         return repeated.reshape(len(x), self.draws, -1).mean(dim=1)
+
+    def single(self, x: Tensor) -> Tensor:
+        """The logits of one draw for each image."""
+        return super().scores(x)
 
 
 class BpdaIdentitySurface(PipelineSurface):
@@ -177,13 +181,9 @@ class SurrogateSurface(PipelineSurface):
 
         self._stand_in = part.surrogate(name, scorer, purifier.noise)
 
-    def scores(self, x: Tensor) -> Tensor:
-        images = len(x)
-        if self.draws > 1:
-            x = x.repeat_interleave(self.draws, dim=0)
+    def single(self, x: Tensor) -> Tensor:
         self.meter.purifies += len(x)
-        scores = self._stand_in.scores(self._before(x))
-        return scores.reshape(images, self.draws, -1).mean(dim=1) if self.draws > 1 else scores
+        return self._stand_in.scores(self._before(x))
 
     @property
     def has_latents(self) -> bool:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from benchmark.refs import AttackRef, TargetRef
-from benchmark.tasks import Candidate, Craft, Purifier, SurfaceSpec, TrainSubstitute, TrainTarget
+from benchmark.refs import TargetRef
+from benchmark.tasks import Candidate, Craft, SurfaceSpec, TrainSubstitute, TrainTarget
 from benchmark.threats.contract import Setting, Threat
 
 _ROLE = "substitute"
@@ -25,12 +25,6 @@ class Transfer(Threat):
     title = "transfer error"
     probes = ()
     images_made_on_target = True
-
-    @classmethod
-    def refuses(cls, attack: AttackRef, purifier: Purifier) -> str | None:
-        if attack.uses == "nothing":
-            return f"{attack.name} takes nothing from the surface: its black-box row says it all"
-        return super().refuses(attack, purifier)
 
     @classmethod
     def refuses_target(cls, target: TrainTarget, substitutes: tuple[TargetRef, ...]) -> str | None:

@@ -31,8 +31,6 @@ class WhiteBox(Threat):
 
     @classmethod
     def refuses(cls, attack: AttackRef, purifier: Purifier) -> str | None:
-        if attack.uses == "nothing":
-            return f"{attack.name} takes nothing from the surface: its black-box row says it all"
         if attack.needs_latents:
             if any(part.defense.latents for part in purifier.parts):
                 return None

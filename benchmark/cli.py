@@ -189,12 +189,7 @@ def compare(
     from benchmark.compare import comparison
     from benchmark.runs import read_records
 
-    copies = {}
-    for pair in counts_as or []:
-        ours, equals, theirs = pair.partition("=")
-        if not (ours and equals and theirs):
-            raise UserError(f"--counts-as takes OURS=THEIRS, got {pair!r}", hint="two names of data sets")
-        copies[ours] = theirs
+    copies = _pairs(counts_as or [], "--counts-as", "OURS=THEIRS")
     typer.echo(comparison(compared(read_records(run), paper, copies), paper), nl=False)
 
 
@@ -284,6 +279,83 @@ def export_cell(
     typer.echo(f"  bench judge {run} --cell {chosen.key[:12]} --images FILE --origin TEXT")
 
 
+Board = Annotated[Path, typer.Option("--board", help="The folder of the published leaderboard.")]
+
+
+@app.command()
+def publish(
+    run: Annotated[Path | None, typer.Argument(help="The folder of a run.")] = None,
+    explain: Annotated[
+        list[str] | None,
+        typer.Option("--explain", help="FLAG=TEXT: why a doubt may stand; may be repeated."),
+    ] = None,
+    apply: Annotated[bool, typer.Option("--apply", help="Write; without it, only show.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Take the last publication back.")] = False,
+    board: Board = Path("results/leaderboard"),
+    plugin: Plugins = None,
+) -> None:
+    """Put the leaderboard of a run among the published ones, or say all that speaks against it."""
+    from benchmark.publishing import publish as publishing
+    from benchmark.publishing.entries import Run, entries, remarks
+    from benchmark.registry import default_registry
+
+    if undo == (run is not None):
+        raise UserError("name the folder of a run, or --undo", hint="bench publish results/runs/NAME")
+    if run is None:
+        lines = publishing.undo(board) if apply else publishing.told(board, publishing.last(board)[0])
+    else:
+        texts = _pairs(explain or [], "--explain", "FLAG=TEXT")
+        rows = entries(run, texts, default_registry(plugin or []))
+        changes = publishing.compared(board, rows)
+        lines = publishing.publish(board, Run(run), rows) if apply else publishing.told(board, changes)
+        for remark in remarks(rows):
+            typer.echo(remark)
+    for line in lines:
+        typer.echo(line)
+    typer.echo(f"written to {board}" if apply else "nothing is written yet: --apply does that")
+
+
+@app.command()
+def verify(
+    files: Annotated[list[Path], typer.Argument(help="Published files, or the folder of them.")],
+    again: Annotated[
+        int, typer.Option("--reproduce", help="How many random rows of each file to compute again.", min=0)
+    ] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Decides which rows.")] = 0,
+    data: Data = None,
+    store: Annotated[
+        str | None,
+        typer.Option("--store", help="Where to take results from [default: none, all is computed]."),
+    ] = None,
+    device: Device = "auto",
+    plugin: Plugins = None,
+) -> None:
+    """Check published files: columns, keys, ranks, doubts; status 1 where something does not hold."""
+    from benchmark.publishing.reproduce import reproduce
+    from benchmark.publishing.verify import verify as verified
+    from benchmark.registry import default_registry
+
+    registry = default_registry(plugin or [])
+    paths = [path for given in files for path in (sorted(given.glob("*.csv")) if given.is_dir() else [given])]
+    if not paths:
+        raise UserError(f"no CSV in {', '.join(map(str, files))}")
+    bad = False
+    for path in paths:
+        problems = verified(path, registry)
+        bad = bad or bool(problems)
+        typer.echo(f"{'BAD ' if problems else 'ok  '} {path}")
+        for problem in problems:
+            typer.echo(f"     {problem}")
+        if again and not problems:
+            for row in reproduce(
+                path, again, seed, data=data, store=store, device=device, plugins=plugin or []
+            ):
+                typer.echo(f"     {row}")
+                bad = bad or row.verdict == "OTHER"
+    if bad:
+        raise typer.Exit(1)
+
+
 @app.command()
 def new(
     kind: Annotated[str, typer.Argument(help="What to write: defense.")],
@@ -303,6 +375,16 @@ def _sanity(text: str) -> Literal["fast", "full"]:
     if text not in ("fast", "full"):
         raise UserError(f"--sanity is fast or full, got {text!r}")
     return "full" if text == "full" else "fast"
+
+
+def _pairs(texts: list[str], option: str, form: str) -> dict[str, str]:
+    pairs = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise UserError(f"{option} takes {form}, got {text!r}")
+        pairs[name] = value
+    return pairs
 
 
 def column_values(only: list[str]) -> dict[str, set[str]]:

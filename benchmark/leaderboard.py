@@ -18,7 +18,7 @@ from benchmark.threats.white_box import WhiteBox
 
 # fmt: off
 COLUMNS = (
-    "dataset", "target", "target_config", "threat", "threat_config", "norm", "eps", "rank",
+    "dataset", "target", "target_config", "threat", "threat_config", "judge", "norm", "eps", "rank",
     "defense", "defense_config", "control", "n", "seeds", "clean_error", "error", "error_low",
     "error_high", "gap", "bound", "attacks", "flags", "psnr", "ssim", "purify_ms", "eligible",
 )
@@ -79,9 +79,9 @@ def _ball_rows(everything: Sequence[Evidence], own: list[Evidence]) -> list[Row]
     controls = [standing for standing in standings if standing.control]
     rows = [_row(standing, standing.covered, controls) for standing in standings]
     # What is ranked is compared on the images that all of it has; a row in doubt takes none from the others.
-    shared = min((row["n"] for row in rows if row["bound"] == "="), default=0)
+    shared = min((row["n"] for row in rows if row["bound"] == "found"), default=0)
     rows = [
-        _row(standing, shared, controls) if row["bound"] == "=" and row["n"] != shared else row
+        _row(standing, shared, controls) if row["bound"] == "found" and row["n"] != shared else row
         for standing, row in zip(standings, rows, strict=True)
     ]
     return _ranked(rows)
@@ -181,7 +181,7 @@ def _row(standing: _Standing, n: int, controls: Sequence[_Standing]) -> Row:
     row["purify_ms"] = float(np.mean([e.row["purify_ms"] for e in ok]))
     flags = _row_flags(standing, bool((errors < 1).any()), controls, n)
     row["flags"] = " ".join(flags)
-    row["bound"] = "≥" if any(_withholds(flag) for flag in flags) else "="
+    row["bound"] = "≥" if any(withholds(flag) for flag in flags) else "found"
     return row
 
 
@@ -210,7 +210,8 @@ def _outdone(own: Sequence[Evidence]) -> bool:
     return bool(gradient and generator and max(generator) > max(gradient) + _OUTDONE)
 
 
-def _withholds(flag: str) -> bool:
+def withholds(flag: str) -> bool:
+    """Whether a flag of a row takes its rank away: a doubt does, a check that did not run does not."""
     return not flag.startswith("unchecked:") and is_doubt(flag)
 
 
@@ -231,8 +232,8 @@ def _compared(standing: _Standing, control: _Standing, n: int) -> float | None:
 
 def _ranked(rows: list[Row]) -> list[Row]:
     """Ranks by error; rows in doubt have none, ties share one."""
-    ranked = sorted((row for row in rows if row["bound"] == "="), key=lambda row: row["error"])
+    ranked = sorted((row for row in rows if row["bound"] == "found"), key=lambda row: row["error"])
     for place, row in enumerate(ranked):
         tied = place > 0 and row["error"] == ranked[place - 1]["error"]
         row["rank"] = ranked[place - 1]["rank"] if tied else place + 1
-    return ranked + [row for row in rows if row["bound"] != "="]
+    return ranked + [row for row in rows if row["bound"] != "found"]

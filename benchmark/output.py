@@ -19,6 +19,8 @@ from benchmark.records import Result, Row
 
 _CLASS_NAMES = "class_names"
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
 
 def open_out(path: Path) -> None:
     """Make the folder of a run.
@@ -62,7 +64,18 @@ def write_json(path: Path, value: Any) -> None:
 def _field(value: Any) -> Any:
     if value is None:
         return ""
-    return repr(round(value, 9)) if isinstance(value, float) else value
+    return repr(round(value, 9)) if isinstance(value, float) else inert(value)
+
+
+def inert(value: Any) -> Any:
+    """Text that a spreadsheet would take for a formula, marked as text by an apostrophe."""
+    return f"'{value}" if isinstance(value, str) and value.lstrip("'").startswith(_FORMULA) else value
+
+
+def unmarked(text: Any) -> Any:
+    """What `inert` was given."""
+    marked = isinstance(text, str) and text.startswith("'") and text.lstrip("'").startswith(_FORMULA)
+    return text[1:] if marked else text
 
 
 class OutcomesFile:

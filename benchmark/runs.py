@@ -21,7 +21,7 @@ from benchmark.figures import KINDS
 from benchmark.grid import Grid, load_grid
 from benchmark.leaderboard import COLUMNS as LEADERBOARD_COLUMNS
 from benchmark.leaderboard import leaderboard
-from benchmark.output import OutcomesFile, open_out, write_csv, write_json, write_text
+from benchmark.output import OutcomesFile, open_out, unmarked, write_csv, write_json, write_text
 from benchmark.outside import handed_in, with_outside
 from benchmark.paired import Judged, read_judged
 from benchmark.plan import Plan, make_plan
@@ -189,7 +189,7 @@ def read_records(out: Path) -> pd.DataFrame:
     if path.read_text(encoding="utf-8", errors="replace").partition("\n")[0] != ",".join(COLUMNS):
         raise UserError(f"{path} is not the records of a run: its columns are others")
     text = {name: str for name in ("flags", "reason", "target_config", "defense_config", "attack_config")}
-    return pd.read_csv(path, dtype=text, float_precision="round_trip")
+    return _unmarked(pd.read_csv(path, dtype=text, float_precision="round_trip"))
 
 
 def read_board(out: Path) -> pd.DataFrame:
@@ -206,7 +206,14 @@ def read_board(out: Path) -> pd.DataFrame:
     missing = [name for name in LEADERBOARD_COLUMNS if name not in board]
     if missing:
         raise UserError(f"{path} is not the leaderboard of a run: it has no column {missing[0]!r}")
-    return board
+    return _unmarked(board)
+
+
+def _unmarked(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with its text as it was before it was marked as text for spreadsheets."""
+    text = frame.select_dtypes(include=["object", "string"]).columns
+    plain: pd.DataFrame = frame.assign(**{name: frame[name].map(unmarked) for name in text})
+    return plain
 
 
 def read_outcomes(out: Path) -> dict[str, Judged] | None:

@@ -13,6 +13,7 @@ import pandas as pd
 
 from benchmark.figures import KINDS, Block, Figure, across, make_blocks
 from benchmark.flags import FLAGS, is_doubt
+from benchmark.output import inert
 from benchmark.paired import Judged
 from benchmark.threats import THREATS
 
@@ -34,7 +35,6 @@ CSV_COLUMNS = (
     *("value", "low", "high", "best", "lower_bound", "flags", "status"),
 )
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 _LATEX = str.maketrans(
     {character: f"\\{character}" for character in "&%$#_{}"}
@@ -140,16 +140,11 @@ def _lines(block: Block) -> Iterable[dict[str, Any]]:
                     line |= {name: _number(getattr(figure, name)) for name in ("value", "low", "high")}
                     line |= {"lower_bound": figure.lower_bound, "flags": " ".join(figure.flags)}
                     line["status"] = figure.status
-                    yield {name: _inert(value) for name, value in line.items()}
+                    yield {name: inert(value) for name, value in line.items()}
 
 
 def _number(value: float) -> str | float:
     return "" if math.isnan(value) else round(value, 9)
-
-
-def _inert(value: Any) -> Any:
-    """Text that a spreadsheet would take for a formula, marked as text."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
 def shown(

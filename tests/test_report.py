@@ -221,7 +221,7 @@ def test_a_row_in_doubt_is_no_point_of_the_pareto_front() -> None:
             "error_high": 1.0,
             "purify_ms": [1.0, 2.0, 3.0],
             "control": False,
-            "bound": ["=", "≥", "="],
+            "bound": ["found", "≥", "found"],
             "attacker": "black-box",
             "ball": "L∞ ≤ 0.3",
         }
@@ -233,5 +233,5 @@ def test_a_row_in_doubt_is_no_point_of_the_pareto_front() -> None:
 
     (points,) = drawn(rows)  # `sure` beats `slow` in both, and a front of one point is no line
     assert {point["column"]: point["kind"] for point in points}["doubted"] == "defense, in doubt"
-    front = next(values for values in drawn(rows.assign(bound="=")) if "column" not in values[0])
+    front = next(values for values in drawn(rows.assign(bound="found")) if "column" not in values[0])
     assert front == [{"ms": 1.0, "robust": 0.5}, {"ms": 2.0, "robust": 0.9}]

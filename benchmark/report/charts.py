@@ -146,7 +146,8 @@ def _against_time(rows: pd.DataFrame, title: str, palette: Sequence[str]) -> Cha
             "low": 1 - row["error_high"],
             "high": 1 - row["error_low"],
             "ms": max(float(row["purify_ms"]), 1e-3),
-            "kind": ("control" if row["control"] else "defense") + ("" if row["bound"] == "=" else _DOUBTED),
+            "kind": ("control" if row["control"] else "defense")
+            + ("" if row["bound"] == "found" else _DOUBTED),
         }
         for row in rows.to_dict("records")
     ]

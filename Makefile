@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: quick test lint speed strength masks clean install
+.PHONY: quick test lint speed strength masks docs clean install
 
 quick: $(STAMP)
 	$(BIN)/bench run --grid quick
@@ -19,6 +19,9 @@ lint: $(STAMP)
 
 strength: $(STAMP)
 	$(BIN)/python -m tests.strength
+
+docs: $(STAMP)
+	$(BIN)/mkdocs build --strict
 
 masks: $(STAMP)
 	$(BIN)/python -m tests.masks_table

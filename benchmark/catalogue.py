@@ -42,7 +42,7 @@ def explain(name: str, plugins: Sequence[Path]) -> str:
     from benchmark.grid import GRIDS, builtin_grids
 
     registry = default_registry(plugins)
-    found = [_plugin(registry.get(kind, name)) for kind in KINDS if name in registry.names(kind)]
+    found = [describe(registry.get(kind, name)) for kind in KINDS if name in registry.names(kind)]
     from benchmark.threats import ALIASES, THREATS
 
     threat = THREATS.get(ALIASES.get(name, name))
@@ -78,7 +78,8 @@ def _grid_lines() -> list[str]:
     return lines
 
 
-def _plugin(entry: Entry) -> str:
+def describe(entry: Entry) -> str:
+    """A plugin in words: where it is declared, its docstring, its parameters with defaults and bounds."""
     plugin = entry.load()
     parts = [f"{entry.kind} {entry.name} ({entry.origin})", inspect.getdoc(plugin) or ""]
     config = plugin.config_type()

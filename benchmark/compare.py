@@ -221,6 +221,32 @@ def comparison(pairs: Sequence[Pair], name: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+@dataclass(frozen=True)
+class Beside:
+    """What a run has of a paper: by table the lines with a figure of ours, and what is to be said of them."""
+
+    paper: str
+    tables: Mapping[str, Sequence[Mapping[str, str]]]
+    notes: Sequence[str]
+    sources: Sequence[str]
+
+
+def beside(records: pd.DataFrame) -> list[Beside]:
+    """The papers of which a run has any figure, each with the lines that have one."""
+    found = []
+    for name in papers():
+        pairs = [pair for pair in compare(records, name) if pair.ours is not None]
+        notes: dict[str, int] = {}
+        tables: dict[str, list[dict[str, str]]] = {}
+        for pair in pairs:
+            tables.setdefault(str(pair.published["table"]), []).append(_line(pair, notes))
+        if tables:
+            told = [f"[{number}] {note}." for note, number in notes.items()]
+            sources = list(dict.fromkeys(str(pair.published["source"]) for pair in pairs))
+            found.append(Beside(name, tables, told, sources))
+    return found
+
+
 def _line(pair: Pair, notes: dict[str, int]) -> dict[str, str]:
     row = pair.published
     note = row["note"]

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmark.cli import app
-from benchmark.compare import Pair, compare, comparison
+from benchmark.compare import Pair, beside, compare, comparison
 from benchmark.errors import UserError
 from benchmark.output import write_csv
 from benchmark.records import COLUMNS
@@ -54,6 +54,15 @@ def test_a_figure_stands_beside_ours_with_its_interval() -> None:
     assert pair.inside
     low, high = wilson(60, 100)
     assert not one(record(error=0.6, error_low=low, error_high=high)).inside
+
+
+def test_a_run_tells_by_itself_which_papers_it_has_figures_of() -> None:
+    (found,) = beside(run(record()))
+    assert found.paper == "ape-gan"
+    shown = [{name: line[name] for name in ("published", "ours", "inside")} for line in found.tables["1"]]
+    assert {"published": "2.8", "ours": "3.0", "inside": "yes"} in shown
+    assert all(line["ours"] != "–" for lines in found.tables.values() for line in lines)
+    assert beside(run(record(dataset="digits"))) == []
 
 
 @pytest.mark.parametrize(

@@ -235,3 +235,13 @@ def test_a_row_in_doubt_is_no_point_of_the_pareto_front() -> None:
     assert {point["column"]: point["kind"] for point in points}["doubted"] == "defense, in doubt"
     front = next(values for values in drawn(rows.assign(bound="found")) if "column" not in values[0])
     assert front == [{"ms": 1.0, "robust": 0.5}, {"ms": 2.0, "robust": 0.9}]
+
+
+def test_the_page_sets_figures_beside_those_of_papers(run: Path) -> None:
+    assert "Beside the papers" not in Page(written(run, NoImages("none"))).text
+    records = (run / "records.csv").read_text()
+    (run / "records.csv").write_text(records.replace("digits", "mnist").replace("nearest-mean", "mnist-c"))
+    text = Page(written(run, NoImages("none"))).text
+    assert "Beside the papers" in text
+    assert "Published figures and ours" in text
+    assert text.count("95 %") > 2

@@ -18,6 +18,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from benchmark.compare import beside
 from benchmark.figures import Block, Table, across, make_blocks
 from benchmark.flags import FLAGS, is_doubt
 from benchmark.labels import labelled, names
@@ -100,6 +101,7 @@ def render(run: Path, images: Images) -> str:
         specs=specs,
         cells=list(_cells(run, tried, images)),
         troubles=_troubles(records),
+        papers=beside(records),
         flags=[flag for flag in read_flags() if flag.name in _raised(records, board)],
         unchecked=sorted(name for name in _raised(records, board) if name.startswith("unchecked:")),
         marks=marks,

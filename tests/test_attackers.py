@@ -1,0 +1,133 @@
+"""What each attacker is given, and which of its successes are set beside which."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+import benchmark
+from benchmark.cells import Cell
+from benchmark.display import Silent
+from benchmark.noise import StreamNoise
+from benchmark.purifier import PurifierModule
+from benchmark.refs import DatasetRef, TargetRef
+from benchmark.registry import default_registry
+from benchmark.runs import prepare
+from benchmark.tasks import Craft, Protocol, TrainTarget
+from benchmark.threats.surfaces import Ingredients, build_surface
+from benchmark.threats.transfer import Transfer
+from tests.conftest import REPOSITORY
+
+PLUGINS = [REPOSITORY / "tests" / name for name in ("constructed.py", "deceivers.py")]
+PGD = {"name": "pgd", "eps": 0.02, "steps": 10}
+
+
+def grid(**keys: Any) -> dict[str, Any]:
+    return {
+        "name": "attackers",
+        "datasets": [{"name": "digits", "n": 40}],
+        "targets": ["nearest-mean"],
+        "source": "target",
+        "attacks": [PGD],
+        "threats": ["white-box"],
+    } | keys
+
+
+def planned(store: str, **keys: Any) -> Cell:
+    (cell,) = prepare(grid(**keys), Silent(), store=store, plugins=PLUGINS).plan.cells
+    return cell
+
+
+def crafts(cell: Cell) -> dict[str, Craft]:
+    return {c.route: c.craft for c in cell.scores[0].candidates if isinstance(c.craft, Craft)}
+
+
+def test_strong_grows_on_the_pipeline_and_not_on_what_stands_in_for_it(session_store: str) -> None:
+    strong = {"name": "white-box", "preset": "strong"}
+    by = crafts(planned(session_store, defenses=["helpful-mask"], threats=[strong]))
+    grown = {route for route, craft in by.items() if craft.effort is not None}
+    assert grown == {"exact", "bpda-identity"}
+    assert {"bank", "unmasked"} <= set(by)
+
+
+def test_who_asks_is_answered_by_the_real_setting_and_not_by_the_cheap_one(session_store: str) -> None:
+    square = {"name": "square", "eps": 0.1, "steps": 5}
+    keys = {"defenses": ["dear"], "attacks": [square]}
+    asked = crafts(planned(session_store, threats=["query"], **keys))["asked"].surface.purifier
+    aware = crafts(planned(session_store, threats=["white-box"], **keys))["exact"].surface.purifier
+    assert asked is not None
+    assert aware is not None
+    assert asked.parts[0].defense.config != aware.parts[0].defense.config
+    assert aware.parts[0].defense.config == asked.parts[0].defense.in_attack
+
+
+def test_without_any_substitute_nothing_is_said_of_transfer() -> None:
+    given = TargetRef("mine", {}, "", trainable=False)
+    other = TargetRef("other", {}, "")
+    dataset = DatasetRef("d", {}, "")
+    target = TrainTarget(Protocol({"train-target": ""}), dataset, given, "target", None)
+    assert "no classifier" in str(Transfer.refuses_target(target, ()))
+    assert "no classifier" in str(Transfer.refuses_target(target, (given,)))
+    assert Transfer.refuses_target(target, (other,)) is None
+
+
+def records(store: str, out: Path, sanity: str = "fast", **keys: Any) -> pd.DataFrame:
+    return benchmark.run(grid(**keys), out=out, store=store, plugins=PLUGINS, sanity=sanity)
+
+
+@pytest.mark.parametrize("targeted", ["next", None])
+def test_an_attack_that_aims_is_not_outdone_by_one_that_does_not(
+    targeted: str | None, session_store: str, tmp_path: Path
+) -> None:
+    stuck = {"name": "pgd", "eps": 0.3, "steps": 10, "alpha": 1e-6, "random_start": False}
+    attacks = [stuck | {"targeted": targeted} if targeted else stuck, {"name": "fgsm", "eps": 0.3}]
+    found = records(session_store, tmp_path, defenses=["identity"], attacks=attacks).set_index("attack")
+    assert ("single-beats-multi" in str(found.loc["pgd", "flags"])) == (targeted is None)
+
+
+def test_luck_of_many_draws_is_no_doubt_about_a_random_defense(session_store: str, tmp_path: Path) -> None:
+    noisy = {"name": "declared-noise", "noise": 0.6}
+    (row,) = records(session_store, tmp_path, "full", defenses=[noisy]).to_dict("records")
+    assert row["error"] < 1
+    assert "noise-beats-attack" not in row["flags"].replace("unchecked:noise-beats-attack", "")
+
+
+def test_verdicts_of_many_draws_and_of_one_are_not_mixed(session_store: str, tmp_path: Path) -> None:
+    plain = grid(defenses=[{"name": "declared-noise", "noise": 0.6}])
+    del plain["name"]
+    weak = plain | {"attacks": [{"name": "fgsm", "eps": 0.02}]}
+    unlucky = plain | {"threats": [{"name": "black-box", "judge": "worst-8"}]}
+    error = []
+    for number, blocks in enumerate(([weak], [weak, unlucky])):
+        out = tmp_path / str(number)
+        benchmark.run({"name": "judged", "blocks": blocks}, out=out, store=session_store, plugins=PLUGINS)
+        board = pd.read_csv(out / "leaderboard.csv").set_index("threat")
+        error.append(board.loc["white-box", "error"])
+    assert board.loc["black-box", "error"] > error[0] + 0.1
+    assert error[0] == error[1]
+
+
+def test_a_random_part_before_a_stand_in_is_averaged_too() -> None:
+    registry = default_registry(PLUGINS)
+    parts = []
+    for name, config in (("declared-noise", {"noise": 0.5}), ("helpful-mask", {})):
+        plugin = registry.get("defense", name).load()
+        parts.append(plugin(plugin.config_type()(**config), (1, 28, 28), 10))
+    torch.manual_seed(0)
+    target = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+    x = torch.rand(8, 1, 28, 28)
+    spread = {}
+    for draws in (1, 64):
+        module = PurifierModule(parts)
+        module.noise = StreamNoise(0)
+        surface = build_surface(
+            "surrogate:unmasked", Ingredients(target, module, None, 10, (1, 28, 28)), draws
+        )
+        answers = torch.stack([surface(x).detach() for _ in range(8)])
+        spread[draws] = float(answers.std(dim=0).mean())
+    assert 0 < spread[64] < spread[1] / 4

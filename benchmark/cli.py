@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -26,6 +28,12 @@ Data = Annotated[
 ]
 StoreUrl = Annotated[
     str | None, typer.Option("--store", help="Folder or URL that keeps results.", envvar="BENCH_STORE")
+]
+Trust = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--trust", help="A model file that may run code of its own when it is read; may be repeated."
+    ),
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, …")]
 
@@ -58,12 +66,7 @@ def run(
     sanity: Annotated[
         str, typer.Option("--sanity", help="fast, or full: with the checks that take as long as attacks.")
     ] = "fast",
-    trust: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--trust", help="A model file that may run code of its own when it is read; may be repeated."
-        ),
-    ] = None,
+    trust: Trust = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and stop.")] = False,
 ) -> None:
     """Run a grid: train what is missing, attack, purify, score, write tables. Run again to go on."""
@@ -296,20 +299,26 @@ def publish(
 ) -> None:
     """Put the leaderboard of a run among the published ones, or say all that speaks against it."""
     from benchmark.publishing import publish as publishing
-    from benchmark.publishing.entries import Run, entries, remarks
+    from benchmark.publishing.boards import file_name, read_board
+    from benchmark.publishing.entries import entries, remarks
+    from benchmark.publishing.run import Run
     from benchmark.registry import default_registry
 
-    if undo == (run is not None):
-        raise UserError("name the folder of a run, or --undo", hint="bench publish results/runs/NAME")
+    texts = _pairs(explain or [], "--explain", "FLAG=TEXT")
+    if undo == (run is not None) or (undo and (texts or plugin)):
+        raise UserError("name the folder of a run, or --undo alone", hint="bench publish results/runs/NAME")
+    lines: Iterable[str]
     if run is None:
-        lines = publishing.undo(board) if apply else publishing.told(board, publishing.last(board)[0])
+        lines = publishing.undo(board) if apply else publishing.told(board, publishing.last(board))
     else:
-        texts = _pairs(explain or [], "--explain", "FLAG=TEXT")
-        rows = entries(run, texts, default_registry(plugin or []))
-        changes = publishing.compared(board, rows)
-        lines = publishing.publish(board, Run(run), rows) if apply else publishing.told(board, changes)
-        for remark in remarks(rows):
-            typer.echo(remark)
+        registry, made = default_registry(), Run(run)
+        rows = entries(made, texts, plugin or [], registry)
+        files = {file_name(row) for row in rows}
+        lines = list(remarks(rows, [row for file in files for row in read_board(board / file)]))
+        if apply:
+            lines += publishing.publish(board, made, rows, plugin or [], registry)
+        else:
+            lines += publishing.told(board, publishing.changes_of(board, made, rows, registry))
     for line in lines:
         typer.echo(line)
     typer.echo(f"written to {board}" if apply else "nothing is written yet: --apply does that")
@@ -321,7 +330,9 @@ def verify(
     again: Annotated[
         int, typer.Option("--reproduce", help="How many random rows of each file to compute again.", min=0)
     ] = 0,
-    seed: Annotated[int, typer.Option("--seed", help="Decides which rows.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Decides which rows [default: drawn, and printed].")
+    ] = None,
     data: Data = None,
     store: Annotated[
         str | None,
@@ -329,6 +340,7 @@ def verify(
     ] = None,
     device: Device = "auto",
     plugin: Plugins = None,
+    trust: Trust = None,
 ) -> None:
     """Check published files: columns, keys, ranks, doubts; status 1 where something does not hold."""
     from benchmark.publishing.reproduce import reproduce
@@ -339,6 +351,9 @@ def verify(
     paths = [path for given in files for path in (sorted(given.glob("*.csv")) if given.is_dir() else [given])]
     if not paths:
         raise UserError(f"no CSV in {', '.join(map(str, files))}")
+    if again and seed is None:
+        seed = secrets.randbelow(10**6)
+        typer.echo(f"rows drawn by --seed {seed}")
     bad = False
     for path in paths:
         problems = verified(path, registry)
@@ -348,7 +363,14 @@ def verify(
             typer.echo(f"     {problem}")
         if again and not problems:
             for row in reproduce(
-                path, again, seed, data=data, store=store, device=device, plugins=plugin or []
+                path,
+                again,
+                seed or 0,
+                data=data,
+                store=store,
+                device=device,
+                plugins=plugin or [],
+                trust=trust or [],
             ):
                 typer.echo(f"     {row}")
                 bad = bad or row.verdict == "OTHER"

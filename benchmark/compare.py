@@ -213,6 +213,7 @@ def comparison(pairs: Sequence[Pair], name: str) -> str:
         if table not in blank:
             heading = f"## Table {table}" if table[0].isdigit() else f"## {table.capitalize()}"
             shown = pd.DataFrame([_line(pair, notes) for pair in members])
+            shown = shown.map(lambda text: text.replace("|", "\\|"))
             parts.append(f"{heading}\n\n{shown.to_markdown(index=False, disable_numparse=True)}")
     if blank:
         parts.append(f"Nothing of this run is in: {', '.join(blank)}.")
@@ -267,7 +268,7 @@ def _line(pair: Pair, notes: dict[str, int]) -> dict[str, str]:
         "difference": f"{_PERCENT * (pair.ours - pair.theirs):+.1f}",
         "inside": "yes" if pair.inside else "no",
         "n": str(pair.n),
-        "differs in": "; ".join(pair.differs).replace("|", "\\|"),
+        "differs in": "; ".join(pair.differs),
     }
 
 

@@ -19,11 +19,12 @@ from benchmark.records import Result, Row
 
 _CLASS_NAMES = "class_names"
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20", "\t", "\r", "\n")
+_PASSED_OVER = "' \u00a0\ufeff"
 
 
-def open_out(path: Path) -> None:
-    """Make the folder of a run.
+def open_out(path: Path, option: str = "--out") -> None:
+    """Make the folder that an option names, for files to be written.
 
     Raises:
         UserError: It cannot be made or written.
@@ -35,7 +36,7 @@ def open_out(path: Path) -> None:
     except OSError as error:
         raise UserError(
             f"the output folder {path} cannot be written: {error.strerror}",
-            hint="name another one with --out",
+            hint=f"name another one with {option}",
         ) from error
 
 
@@ -69,13 +70,17 @@ def _field(value: Any) -> Any:
 
 def inert(value: Any) -> Any:
     """Text that a spreadsheet would take for a formula, marked as text by an apostrophe."""
-    return f"'{value}" if isinstance(value, str) and value.lstrip("'").startswith(_FORMULA) else value
+    return f"'{value}" if isinstance(value, str) and _is_formula(value) else value
 
 
 def unmarked(text: Any) -> Any:
     """What `inert` was given."""
-    marked = isinstance(text, str) and text.startswith("'") and text.lstrip("'").startswith(_FORMULA)
+    marked = isinstance(text, str) and text.startswith("'") and _is_formula(text)
     return text[1:] if marked else text
+
+
+def _is_formula(text: str) -> bool:
+    return text.lstrip(_PASSED_OVER).startswith(_FORMULA)
 
 
 class OutcomesFile:

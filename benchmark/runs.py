@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Collection, Mapping, Sequence
@@ -58,11 +59,21 @@ class Prepared:
     plan: Plan
     workshop: Workshop
     only: Mapping[str, Collection[str]]
+    sanity: Sanity
+    plugins: Mapping[str, str]
+    """SHA-256 of the plugin files that were given, by name."""
 
 
 def default_data() -> Path:
     """`BENCH_DATA`, else `~/.cache/bench/data`."""
     return Path(os.environ.get("BENCH_DATA") or Path.home() / ".cache" / "bench" / "data")
+
+
+_TEXT = (
+    *("dataset", "target", "target_config", "defense", "defense_config", "attack", "attack_config"),
+    *("backend", "threat", "threat_config", "judge", "norm", "status", "routes", "eligible", "flags"),
+    *("reason", "key", "bound", "attacks"),
+)
 
 
 def pick_device(name: str) -> torch.device:
@@ -123,7 +134,8 @@ def prepare(
     grid = replace(grid, name=f"{grid.name}-only") if wanted else grid  # a part must not pass for the whole
     budget = float("inf") if grid.budget is None else grid.budget
     workshop = Workshop(registry, opened, root, chosen, observer.training, perform, budget, trusted)
-    return Prepared(grid, plan, workshop, wanted)
+    files = {Path(path).name: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in plugins}
+    return Prepared(grid, plan, workshop, wanted, sanity, files)
 
 
 def run_prepared(prepared: Prepared, observer: Observer, out: Path) -> Finished:
@@ -174,7 +186,15 @@ def run_again(
     if not about.is_file():
         raise UserError(f"no run in {run}: there is no run.json", hint="make one with `bench run --out`")
     told = json.loads(about.read_text(encoding="utf-8"))
-    return prepare(told["grid"], observer, data=data, store=store, plugins=plugins, only=told["only"])
+    return prepare(
+        told["grid"],
+        observer,
+        data=data,
+        store=store,
+        plugins=plugins,
+        only=told["only"],
+        sanity=told.get("sanity", "fast"),
+    )
 
 
 def read_records(out: Path) -> pd.DataFrame:
@@ -188,8 +208,7 @@ def read_records(out: Path) -> pd.DataFrame:
         raise UserError(f"no run in {out}: there is no records.csv", hint="make one with `bench run --out`")
     if path.read_text(encoding="utf-8", errors="replace").partition("\n")[0] != ",".join(COLUMNS):
         raise UserError(f"{path} is not the records of a run: its columns are others")
-    text = {name: str for name in ("flags", "reason", "target_config", "defense_config", "attack_config")}
-    return _unmarked(pd.read_csv(path, dtype=text, float_precision="round_trip"))
+    return _read_csv(path)
 
 
 def read_board(out: Path) -> pd.DataFrame:
@@ -202,16 +221,26 @@ def read_board(out: Path) -> pd.DataFrame:
     if not path.is_file():
         empty: pd.DataFrame = pd.DataFrame(columns=list(LEADERBOARD_COLUMNS))
         return empty
-    board = pd.read_csv(path, dtype={"flags": str}, float_precision="round_trip")
+    board = _read_csv(path)
     missing = [name for name in LEADERBOARD_COLUMNS if name not in board]
     if missing:
         raise UserError(f"{path} is not the leaderboard of a run: it has no column {missing[0]!r}")
-    return _unmarked(board)
+    return board
 
 
-def _unmarked(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with its text as it was before it was marked as text for spreadsheets."""
-    text = frame.select_dtypes(include=["object", "string"]).columns
+def _read_csv(path: Path) -> pd.DataFrame:
+    """A CSV with the text columns of records and leaderboards as text, whatever stands there."""
+    try:
+        frame = pd.read_csv(
+            path,
+            dtype=dict.fromkeys(_TEXT, str),
+            keep_default_na=False,
+            na_values=[""],
+            float_precision="round_trip",
+        )
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    text = [name for name in frame if name in _TEXT]
     plain: pd.DataFrame = frame.assign(**{name: frame[name].map(unmarked) for name in text})
     return plain
 
@@ -275,6 +304,8 @@ def _run_json(prepared: Prepared) -> dict[str, Any]:
         "name": prepared.grid.name,
         "grid": prepared.grid.data,
         "only": {name: sorted(values) for name, values in prepared.only.items()},
+        "sanity": prepared.sanity,
+        "plugins": dict(prepared.plugins),
         "resolved": {"datasets": datasets, "cells": [cell.identity | {"key": cell.key} for cell in cells]},
         **provenance(str(prepared.workshop.device)),
     }

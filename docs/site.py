@@ -12,8 +12,9 @@ from typing import Any
 
 from mkdocs.structure.files import File, Files
 
-from benchmark.catalogue import describe
+from benchmark.catalogue import describe, explain
 from benchmark.registry import KINDS, default_registry
+from benchmark.threats import THREATS
 
 _ROOT = Path(__file__).resolve().parent.parent
 _PLACES = {
@@ -88,4 +89,7 @@ def _parameters() -> str:
         for entry in registry.entries(kind):
             text = describe(entry).replace(f"{_ROOT}/", "")
             parts += [f"### {entry.name} ({kind})", f"```text\n{text}\n```"]
+    parts.append("## Threats")
+    for name in THREATS:
+        parts += [f"### {name} (threat)", f"```text\n{explain(name, [])}\n```"]
     return "\n\n".join(parts) + "\n"

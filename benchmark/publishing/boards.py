@@ -26,12 +26,15 @@ _FILE = ("dataset", "threat", "norm", "eps")
 _TABLE = ("target", "target_config", "threat_config")
 _ROW = (*_FILE, *_TABLE, "defense", "defense_config")
 
-_WHOLE = ("rank", "n", "seeds")
+_WHOLE = ("rank", "n", "seeds", "target_seed", "defense_seed", "attack_seed")
 _REAL = (
-    *("eps", "clean_error", "error", "error_low", "error_high", "gap", "psnr", "ssim"),
-    "purify_ms",
+    *("eps", "clean_error", "error", "error_low", "error_high", "gap", "psnr", "ssim", "purify_ms"),
+    *("clean_error_target", "error_target", "error_baseline", "gain", "attack_success", "recovered"),
+    *("damaged", "error_8bit", "error_top5", "label_error", "psnr_adv", "ssim_adv", "l0", "l2", "linf"),
+    *("craft_ms", "forwards", "backwards", "purifies"),
 )
 _TRUTHS = {"True": True, "False": False}
+_MAY_BE_INFINITE = ("l0", "l2", "linf")
 
 
 def identity(row: Row) -> tuple[Any, ...]:
@@ -44,9 +47,16 @@ def contest(row: Row) -> tuple[Any, ...]:
     return tuple(row[name] for name in (*_FILE, *_TABLE))
 
 
+def about(row: Row) -> str:
+    """A row in words."""
+    return (
+        f"{row['defense']} on {row['target']}, {row['dataset']}, {row['threat']} {row['norm']} {row['eps']}"
+    )
+
+
 def file_name(row: Row) -> str:
     """The file that a row belongs to."""
-    return f"{slug(row['dataset'])}-{slug(row['threat'])}-{row['norm']}-{row['eps']:g}.csv"
+    return f"{slug(row['dataset'])}-{slug(row['threat'])}-{slug(row['norm'])}-{row['eps']:g}.csv"
 
 
 def slug(name: str) -> str:
@@ -80,6 +90,8 @@ def read_board(path: Path) -> list[Row]:
     if not path.is_file():
         return []
     rows, problems = read_rows(path, COLUMNS)
+    unranked = [row for row in rows if row["bound"] == "found" and row["error"] is None]
+    problems += [Problem(f"{about(row)} has no error", file=str(path)) for row in unranked]
     if problems:
         raise UserError(problems)
     return rows
@@ -103,6 +115,8 @@ def read_rows(path: Path, columns: Sequence[str]) -> tuple[list[Row], list[Probl
     try:
         with path.open(newline="", encoding="utf-8") as file:
             lines = list(csv.reader(file, strict=True))
+    except FileNotFoundError:
+        return [], [Problem("there is no such file", file=str(path))]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         return [], [Problem(f"cannot be read: {error}", file=str(path))]
     if not lines or tuple(lines[0]) != tuple(columns):
@@ -110,6 +124,8 @@ def read_rows(path: Path, columns: Sequence[str]) -> tuple[list[Row], list[Probl
     rows, problems = [], []
     for number, line in enumerate(lines[1:], 2):
         try:
+            if len(line) != len(columns):
+                raise ValueError(f"has {len(line)} fields, not {len(columns)}")
             rows.append(_row(dict(zip(columns, line, strict=True))))
         except ValueError as error:
             problems.append(Problem(str(error), file=str(path), line=number))
@@ -133,10 +149,10 @@ def _row(text: Mapping[str, str]) -> Row:
 def _value(name: str, text: str) -> Any:
     reader: Callable[[str], Any] = unmarked
     if name in _WHOLE:
-        reader = int
+        reader = _whole
     elif name in _REAL:
-        reader = _number
-    elif name == "control":
+        reader = float if name in _MAY_BE_INFINITE else _finite
+    elif name in ("control", "targeted"):
         reader = _TRUTHS.__getitem__
     try:
         return reader(text) if text else None
@@ -144,8 +160,14 @@ def _value(name: str, text: str) -> Any:
         raise ValueError(f"{name} cannot be {text!r}") from None
 
 
-def _number(text: str) -> float:
+def _whole(text: str) -> int:
+    if not re.fullmatch(r"[0-9]+", text):
+        raise ValueError(text)
+    return int(text)
+
+
+def _finite(text: str) -> float:
     value = float(text)
-    if not math.isfinite(value):
+    if not math.isfinite(value) or not re.fullmatch(r"[-+.0-9e]+", text):
         raise ValueError(text)
     return value

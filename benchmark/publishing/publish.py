@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -15,17 +16,11 @@ from filelock import FileLock
 from benchmark.errors import Problem, UserError
 from benchmark.evidence import grouped
 from benchmark.output import open_out, write_text
-from benchmark.publishing.boards import (
-    RUNS,
-    contest,
-    file_name,
-    identity,
-    ranked,
-    read_board,
-    write_board,
-)
-from benchmark.publishing.entries import FILES, Run
+from benchmark.publishing.boards import RUNS, about, file_name, identity, ranked, read_board, write_board
+from benchmark.publishing.contests import contest_problems, controls
+from benchmark.publishing.run import FILES, PLUGINS, Run
 from benchmark.records import Row
+from benchmark.registry import Registry
 
 _HISTORY = "history.jsonl"
 
@@ -38,50 +33,46 @@ class Change:
     """What happens to one file: the rows that go and those that come in their place."""
 
     file: str
-    before: list[Row]
-    after: list[Row]
+    going: list[Row]
+    coming: list[Row]
 
 
-def compared(board: Path, rows: Sequence[Row]) -> list[Change]:
+def changes_of(board: Path, run: Run, rows: Sequence[Row], registry: Registry) -> list[Change]:
     """What publishing the rows changes, file by file; a row that stands there already changes nothing.
 
     Raises:
-        UserError: A file of the board is none, or rows would be ranked beside others that met other attacks,
+        UserError: A file of the board is none, or rows would be ranked beside others that met more attacks,
             other images, or another number of them.
     """
-    changes, problems = [], []
+    changes, problems, needed = [], [], controls(registry)
+
+    def run_of(row: Row) -> Run:
+        return run if row["run"] == run.name else Run(board / RUNS / row["run"])
+
     for members in grouped(rows, file_name):
         file = file_name(members[0])
         there = {identity(row): row for row in read_board(board / file)}
-        mine = {identity(row): row for row in members}
-        kept = [row for key, row in there.items() if key not in mine]
-        problems += [Problem(text, file=str(board / file)) for text in _mixed(board, kept, members)]
-        new = {key: row for key, row in mine.items() if key not in there or not _same(row, there[key])}
-        changes.append(Change(file, [there[key] for key in new if key in there], list(new.values())))
+        new = {key: row for row in members if not _same(row, there.get(key := identity(row)))}
+        change = Change(file, [there[key] for key in new if key in there], list(new.values()))
+        after = _applied(list(there.values()), change)
+        problems += [
+            Problem(text, file=str(board / file)) for text in contest_problems(after, run_of, needed)
+        ]
+        changes.append(change)
     if problems:
         raise UserError(problems)
     return changes
 
 
-def _mixed(board: Path, kept: Sequence[Row], new: Sequence[Row]) -> Iterator[str]:
-    for group in grouped(new, contest):
-        beside = [row for row in kept if contest(row) == contest(group[0])]
-        others = [row for row in beside if row["protocol"] != group[0]["protocol"]]
-        if others:
-            yield (
-                f"{_names(others)} met other attacks or other images than {_names(group)}: they cannot be "
-                f"ranked beside each other. Run one grid with all of them, or the grid of {others[0]['run']} "
-                f"(its run.json is in {board / RUNS / others[0]['run']}) with yours added"
-            )
-            continue
-        sizes = {row["n"] for row in (*beside, *group) if row["bound"] == "found"}
-        if len(sizes) > 1:
-            names = f"{_names(beside)} and {_names(group)}"
-            yield f"{names} are ranked on different numbers of images, {sorted(sizes)}"
+def _same(row: Row, other: Row | None) -> bool:
+    return other is not None and all(_equal(row[name], other[name]) for name in row if name not in _APART)
 
 
-def _names(rows: Sequence[Row]) -> str:
-    return ", ".join(dict.fromkeys(row["defense"] for row in rows))
+def _equal(one: Any, other: Any) -> bool:
+    """Whether two values are the same as far as a file keeps them."""
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=1e-7, abs_tol=1e-8)
+    return bool(one == other)
 
 
 def told(board: Path, changes: Sequence[Change]) -> Iterator[str]:
@@ -102,15 +93,11 @@ def told(board: Path, changes: Sequence[Change]) -> Iterator[str]:
         yield from lines
 
 
-def _same(row: Row, other: Row) -> bool:
-    return all(row[name] == other[name] for name in row if name not in _APART)
-
-
 def _line(row: Row) -> str:
     bound = "≥ " if row["bound"] == "≥" else ""
-    error = "no error" if row["error"] is None else f"error {bound}{100 * row['error']:.1f} %"
-    settings = "" if row["defense_config"] in ("{}", "") else f" {row['defense_config']}"
+    settings = "" if row["defense_config"] in ("{}", None) else f" {row['defense_config']}"
     flags = f" [{row['flags']}]" if row["flags"] else ""
+    error = f"error {bound}{100 * row['error']:.1f} %"
     return f"{_rank(row):>2} {row['defense']}{settings} on {row['target']}: {error}, n {row['n']}{flags}"
 
 
@@ -118,34 +105,45 @@ def _rank(row: Row) -> str:
     return "–" if row["rank"] is None else str(row["rank"])
 
 
-def publish(board: Path, run: Run, rows: Sequence[Row]) -> list[str]:
+def publish(
+    board: Path, run: Run, rows: Sequence[Row], plugins: Sequence[Path], registry: Registry
+) -> list[str]:
     """Put the rows on the board, with the run that they rest on; gives the changes as lines.
 
     Raises:
-        UserError: As `compared`; or the board cannot be written.
+        UserError: As `changes_of`; or the board cannot be written.
     """
     with _locked(board):
-        changes = compared(board, rows)
+        changes = changes_of(board, run, rows, registry)
         lines = list(told(board, changes))
-        changes = [change for change in changes if change.after]
+        changes = [change for change in changes if change.coming]
         if not changes:
             return lines
-        folder = board / RUNS / run.name
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in FILES:
-            if (run.folder / name).is_file():
-                shutil.copyfile(run.folder / name, folder / name)
-        # The history first: what is interrupted after it can be undone.
-        date = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        entry = {"date": date, "run": run.name, "changes": [asdict(change) for change in changes]}
-        _write_history(board, [*_history(board), entry])
-        for change in changes:
-            write_board(board / change.file, _applied(read_board(board / change.file), change))
+        _keep(board / RUNS / run.name, run, plugins)
+        # The history first: what is interrupted after it can be undone, or done again.
+        entry = {"run": run.name, "changes": [asdict(change) for change in changes]}
+        history = _history(board)
+        if not history or history[-1] | {"date": ""} != entry | {"date": ""}:
+            date = datetime.now(timezone.utc).isoformat(timespec="seconds")
+            _write_history(board, [*history, {"date": date} | entry])
+        _apply(board, changes)
         return lines
 
 
-def last(board: Path) -> tuple[list[Change], str]:
-    """What undoing the last publication changes, and the run it was of.
+def _keep(folder: Path, run: Run, plugins: Sequence[Path]) -> None:
+    """Copy what published rows rest on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in FILES:
+        if (run.folder / name).is_file():
+            shutil.copyfile(run.folder / name, folder / name)
+    for path in plugins:
+        if path.name in run.plugins:
+            (folder / PLUGINS).mkdir(exist_ok=True)
+            shutil.copyfile(path, folder / PLUGINS / path.name)
+
+
+def last(board: Path) -> list[Change]:
+    """What undoing the last publication changes.
 
     Raises:
         UserError: Nothing was published, or rows of it have been replaced since by other means.
@@ -155,14 +153,17 @@ def last(board: Path) -> tuple[list[Change], str]:
         raise UserError(f"nothing to undo: {board / _HISTORY} has no entry")
     changes = []
     for entry in history[-1]["changes"]:
-        change = Change(entry["file"], entry["after"], entry["before"])
-        there = {identity(row): row for row in read_board(board / change.file)}
-        for row in change.before:
-            if not _same(there.get(identity(row), row), row):
-                message = f"the row of {row['defense']} is not the one that was published last"
-                raise UserError(Problem(message, file=str(board / change.file)))
-        changes.append(change)
-    return changes, history[-1]["run"]
+        published, replaced = entry["coming"], entry["going"]
+        there = {identity(row): row for row in read_board(board / entry["file"])}
+        before = {identity(row): row for row in replaced}
+        for row in published:
+            found = there.get(key := identity(row))
+            # where the publication was interrupted, the row before it still stands there
+            if found is not None and not _same(row, found) and not _same(found, before.get(key)):
+                message = f"the row of {about(row)} is not the one that was published last"
+                raise UserError(Problem(message, file=str(board / entry["file"])))
+        changes.append(Change(entry["file"], published, replaced))
+    return changes
 
 
 def undo(board: Path) -> list[str]:
@@ -171,25 +172,35 @@ def undo(board: Path) -> list[str]:
     Raises:
         UserError: As `last`; or the board cannot be written.
     """
+    last(board)  # a folder that is no board is not made one
     with _locked(board):
-        changes, run = last(board)
+        changes = last(board)
         lines = list(told(board, changes))
-        for change in changes:
-            write_board(board / change.file, _applied(read_board(board / change.file), change))
-        _write_history(board, _history(board)[:-1])
-        if not any(row["run"] == run for file in board.glob("*.csv") for row in read_board(file)):
-            shutil.rmtree(board / RUNS / run, ignore_errors=True)
+        _apply(board, changes)
+        history = _history(board)
+        _write_history(board, history[:-1])
+        remembered = [
+            row for entry in history[:-1] for change in entry["changes"] for row in change["coming"]
+        ]
+        standing = [row for file in board.glob("*.csv") for row in read_board(file)]
+        if history[-1]["run"] not in {row["run"] for row in (*remembered, *standing)}:
+            shutil.rmtree(board / RUNS / history[-1]["run"], ignore_errors=True)
         return lines
 
 
+def _apply(board: Path, changes: Sequence[Change]) -> None:
+    for change in changes:
+        write_board(board / change.file, _applied(read_board(board / change.file), change))
+
+
 def _applied(rows: Sequence[Row], change: Change) -> list[Row]:
-    touched = {identity(row) for row in (*change.before, *change.after)}
-    return [*(row for row in rows if identity(row) not in touched), *change.after]
+    touched = {identity(row) for row in (*change.going, *change.coming)}
+    return [*(row for row in rows if identity(row) not in touched), *change.coming]
 
 
 def _locked(board: Path) -> FileLock:
     """Whoever writes the board holds its lock: two at once would each lose the other's rows."""
-    open_out(board)
+    open_out(board, "--board")
     return FileLock(board / ".lock")
 
 
@@ -198,13 +209,20 @@ def _history(board: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except ValueError as error:
-        raise UserError(f"{path} is not the history of a leaderboard: {error}") from error
+        lines = path.read_text(encoding="utf-8").split("\n")
+        history = [json.loads(line) for line in lines if line.strip()]
+        for entry in history:
+            files = [entry["run"], *(change["file"] for change in entry["changes"])]
+            rows = [row for c in entry["changes"] for row in (*c["going"], *c["coming"])]
+            if any(Path(name).name != name for name in files) or not all(map(identity, rows)):
+                raise ValueError(f"an entry names {files}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not the history of a leaderboard: {error!r}") from error
+    return history
 
 
 def _write_history(board: Path, entries: Sequence[dict[str, Any]]) -> None:
     if entries:
-        write_text(board / _HISTORY, "".join(json.dumps(e, ensure_ascii=False) + "\n" for e in entries))
+        write_text(board / _HISTORY, "".join(json.dumps(entry) + "\n" for entry in entries))
     else:
         (board / _HISTORY).unlink(missing_ok=True)

@@ -12,46 +12,57 @@ from typing import Any
 from benchmark.display import Silent
 from benchmark.errors import UserError
 from benchmark.leaderboard import COLUMNS as LEADERBOARD_COLUMNS
-from benchmark.publishing.boards import COLUMNS, RUNS, identity, read_rows
-from benchmark.publishing.entries import Run
+from benchmark.publishing.boards import COLUMNS, RUNS, about, identity, read_rows
+from benchmark.publishing.rows import doubts
+from benchmark.publishing.run import PLUGINS, Run
 from benchmark.records import Row
 from benchmark.runs import prepare, run_prepared
 
 
 @dataclass(frozen=True)
 class Reproduced:
-    """A published row and the one that was computed now; None where there is none."""
+    """A published row and the one that was computed now; None where there is none.
+
+    `same_code`: whether the cells have the keys that they were published with; None where they are of
+    another number of images, and nothing can be said. `outside`: whether images from others counted.
+    """
 
     published: Row
     now: Row | None
-    same_code: bool
+    same_code: bool | None
     outside: bool
 
     @property
     def verdict(self) -> str:
-        """`same`, `within` the published interval, `lower` where images of others counted, else `OTHER`."""
-        if self.now is None or self.now["error"] is None:
+        """`same`; `within` our interval; `lower`, where images of others counted; else `OTHER`."""
+        row, now = self.published, self.now
+        if now is None or any(now[name] != row[name] for name in ("n", "seeds", "judge")):
             return "OTHER"
-        ours, theirs = self.now["error"], self.published["error"]
-        if theirs is not None and ours == theirs and self.now["clean_error"] == self.published["clean_error"]:
+        if set(doubts(now["flags"])) - set(doubts(row["flags"])):
+            return "OTHER"
+        if (now["error"], now["clean_error"]) == (row["error"], row["clean_error"]):
             return "same"
-        if theirs is not None and self.published["error_low"] <= ours <= self.published["error_high"]:
+        if now["error_low"] <= row["error"] <= now["error_high"]:
             return "within"
-        return "lower" if self.outside and theirs is not None and ours <= theirs else "OTHER"
+        return "lower" if self.outside and now["error"] <= row["error"] else "OTHER"
 
     def __str__(self) -> str:
-        row = self.published
-        code = "" if self.same_code else "; the code is not the one that made it"
-        now = "no row" if self.now is None else _percent(self.now["error"])
-        interval = f"[{_percent(row['error_low'])}, {_percent(row['error_high'])}]"
+        row, now = self.published, self.now
+        code = {None: "; of other cells", True: "", False: "; the code is not the one that made it"}
         return (
-            f"{self.verdict:6} {row['defense']} on {row['target']}, {row['threat']} {row['norm']} "
-            f"{row['eps']:g}: published {_percent(row['error'])} {interval}, now {now}{code}"
+            f"{self.verdict:6} {about(row)}: published {_told(row)}, now "
+            f"{'no row' if now is None else _told(now)}{code[self.same_code]}"
         )
 
 
-def _percent(rate: float | None) -> str:
-    return "–" if rate is None else f"{100 * rate:.1f} %"
+def _told(row: Row) -> str:
+    interval = f"[{_percent(row['error_low'])}, {_percent(row['error_high'])}]"
+    raised = f" in doubt ({', '.join(doubts(row['flags']))})" if doubts(row["flags"]) else ""
+    return f"{_percent(row['error'])} {interval} of {row['n']}{raised}"
+
+
+def _percent(rate: float) -> str:
+    return f"{100 * rate:.1f} %"
 
 
 def reproduce(
@@ -63,43 +74,53 @@ def reproduce(
     store: str | None,
     device: str,
     plugins: Sequence[Path],
+    trust: Sequence[Path] = (),
 ) -> Iterator[Reproduced]:
     """Compute random rows of a published file again: the part of their grid that they rest on.
 
+    Rows that claim something come before controls.
+
     Args:
         path: The file.
-        count: How many rows.
+        count: How many rows, or all where there are fewer.
         seed: Decides which.
         data: As in `bench run`.
         store: What it holds is not computed again; by default an empty one, so that everything is.
         device: As in `bench run`.
-        plugins: As in `bench run`.
+        plugins: As in `bench run`; plugin files that were published with a row need not be named.
+        trust: As in `bench run`.
 
     Raises:
-        UserError: The file is none, has fewer rows, or a run that they rest on is not there.
+        UserError: The file is none, or a run that a row rests on is not there or cannot be planned.
     """
     rows, problems = read_rows(path, COLUMNS)
     if problems:
         raise UserError(problems)
-    if not 1 <= count <= len(rows):
-        raise UserError(f"{path} has {len(rows)} rows, and {count} are to be computed again")
+    order = random.Random(seed).sample(rows, len(rows))
+    order.sort(key=lambda row: bool(row["control"]))
     with tempfile.TemporaryDirectory() as work:
-        for number, row in enumerate(random.Random(seed).sample(rows, count)):
+        for number, row in enumerate(order[:count]):
             run = Run(path.parent / RUNS / row["run"])
-            told = run.about
-            if "grid" not in told:
-                raise UserError(f"run {row['run']} is not beside {path}: there is no run.json")
+            only = run.about.get("only", {}) | {name: [str(row[name])] for name in ("target", "defense")}
+            only.pop("n", None)  # a smaller part of the images may be wanted here
             observer = Silent()
             prepared = prepare(
-                _grid_of(row, told["grid"]),
+                _grid_of(row, run.about["grid"]),
                 observer,
                 data=data,
                 store=store or f"{work}/store",
                 device=device,
-                plugins=plugins,
-                only=told.get("only", {}) | {name: [str(row[name])] for name in ("target", "defense")},
+                plugins=[*plugins, *_published_with(run, plugins)],
+                only=only,
+                sanity=run.about.get("sanity", "fast"),
+                trust=trust,
             )
             yield _compared(row, run, run_prepared(prepared, observer, Path(work) / str(number)).out)
+
+
+def _published_with(run: Run, given: Sequence[Path]) -> list[Path]:
+    there = {path.name for path in given}
+    return [path for path in sorted((run.folder / PLUGINS).glob("*.py")) if path.name not in there]
 
 
 def _grid_of(row: Row, grid: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -112,7 +133,7 @@ def _with_n(grid: Mapping[str, Any], n: int) -> dict[str, Any]:
 
     def sized(choice: Any) -> dict[str, Any]:
         entry = dict(choice) if isinstance(choice, Mapping) else {"name": choice}
-        return entry | {"n": min(n, entry.get("n", n))}
+        return entry | {"n": min(n, entry.get("n") or n)}
 
     found = dict(grid)
     if "blocks" in found:
@@ -130,7 +151,8 @@ def _compared(row: Row, run: Run, out: Path) -> Reproduced:
     if problems:
         raise UserError(problems)
     now = next((other for other in rows if identity(other) == identity(row)), None)
-    before, after = run.cells(row), Run(out).cells(row)
-    sizes, keys = {cell["n"] for cell in before}, {cell["key"] for cell in before}
-    same_code = all(cell["key"] in keys for cell in after if cell["n"] in sizes)
+    before, after = run.counting(row), Run(out).counting(row)
+    keys = {cell["key"] for cell in before}
+    alike = {cell["n"] for cell in before} == {cell["n"] for cell in after}
+    same_code = all(cell["key"] in keys for cell in after) if alike else None
     return Reproduced(row, now, same_code, (run.folder / "outside.json").is_file())

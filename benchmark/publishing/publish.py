@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -81,21 +82,24 @@ def told(board: Path, changes: Sequence[Change]) -> Iterator[str]:
         there = {identity(row): row for row in ranked(read_board(board / change.file))}
         will = {identity(row): row for row in ranked(_applied(list(there.values()), change))}
         lines = []
+        settings = {(row["defense"], row["defense_config"]) for row in (*there.values(), *will.values())}
+        several = {name for name, count in Counter(name for name, _ in settings).items() if count > 1}
         for key, row in will.items():
             if key not in there:
-                lines.append(f"  + {_line(row)}")
+                lines.append(f"  + {_line(row, several)}")
             elif not _same(row, there[key]):
-                lines += [f"  - {_line(there[key])}", f"  + {_line(row)}"]
+                lines += [f"  - {_line(there[key], several)}", f"  + {_line(row, several)}"]
             elif row["rank"] != there[key]["rank"]:
                 lines.append(f"    {row['defense']}: rank {_rank(there[key])} → {_rank(row)}")
-        lines += [f"  - {_line(row)}" for key, row in there.items() if key not in will]
+        lines += [f"  - {_line(row, several)}" for key, row in there.items() if key not in will]
         yield change.file if lines else f"{change.file}: no change"
         yield from lines
 
 
-def _line(row: Row) -> str:
+def _line(row: Row, several: Collection[str]) -> str:
+    """A row in a line, with its parameters where several rows are of the same defense."""
     bound = "≥ " if row["bound"] == "≥" else ""
-    settings = "" if row["defense_config"] in ("{}", None) else f" {row['defense_config']}"
+    settings = f" {row['defense_config']}" if row["defense"] in several else ""
     flags = f" [{row['flags']}]" if row["flags"] else ""
     error = f"error {bound}{100 * row['error']:.1f} %"
     return f"{_rank(row):>2} {row['defense']}{settings} on {row['target']}: {error}, n {row['n']}{flags}"

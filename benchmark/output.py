@@ -63,7 +63,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def _field(value: Any) -> Any:
-    if value is None:
+    if value is None or value != value:
         return ""
     return repr(round(value, 9)) if isinstance(value, float) else inert(value)
 

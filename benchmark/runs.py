@@ -231,11 +231,12 @@ def read_board(out: Path) -> pd.DataFrame:
 def _read_csv(path: Path) -> pd.DataFrame:
     """A CSV with the text columns of records and leaderboards as text, whatever stands there."""
     try:
+        columns = pd.read_csv(path, nrows=0).columns
         frame = pd.read_csv(
             path,
             dtype=dict.fromkeys(_TEXT, str),
-            keep_default_na=False,
-            na_values=[""],
+            keep_default_na=False,  # a defense may be named "null"
+            na_values={name: [""] if name in _TEXT else ["", "nan"] for name in columns},
             float_precision="round_trip",
         )
     except ValueError as error:

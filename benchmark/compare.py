@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from benchmark.errors import UserError, nearest
+from benchmark.evidence import grouped
 from benchmark.flags import FLAGS, is_doubt
 from benchmark.stats import wilson
 
@@ -199,9 +200,7 @@ def _named(source: Any) -> str:
 
 def comparison(pairs: Sequence[Pair], name: str) -> str:
     """The figures side by side as Markdown: one table for each of the paper's of which we have any cell."""
-    tables: dict[str, list[Pair]] = {}
-    for pair in pairs:
-        tables.setdefault(str(pair.published["table"]), []).append(pair)
+    tables = _by_table(pairs)
     notes: dict[str, int] = {}
     blank = [table for table, members in tables.items() if all(pair.ours is None for pair in members)]
     parts = [
@@ -217,8 +216,7 @@ def comparison(pairs: Sequence[Pair], name: str) -> str:
             parts.append(f"{heading}\n\n{shown.to_markdown(index=False, disable_numparse=True)}")
     if blank:
         parts.append(f"Nothing of this run is in: {', '.join(blank)}.")
-    parts += [f"[{number}] {note}." for note, number in notes.items()]
-    parts += [f"- {source}" for source in dict.fromkeys(str(p.published["source"]) for p in pairs)]
+    parts += [*_told(notes), *(f"- {source}" for source in _sources(pairs))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -238,14 +236,25 @@ def beside(records: pd.DataFrame) -> list[Beside]:
     for name in papers():
         pairs = [pair for pair in compare(records, name) if pair.ours is not None]
         notes: dict[str, int] = {}
-        tables: dict[str, list[dict[str, str]]] = {}
-        for pair in pairs:
-            tables.setdefault(str(pair.published["table"]), []).append(_line(pair, notes))
+        tables = {
+            table: [_line(pair, notes) for pair in members] for table, members in _by_table(pairs).items()
+        }
         if tables:
-            told = [f"[{number}] {note}." for note, number in notes.items()]
-            sources = list(dict.fromkeys(str(pair.published["source"]) for pair in pairs))
-            found.append(Beside(name, tables, told, sources))
+            found.append(Beside(name, tables, _told(notes), _sources(pairs)))
     return found
+
+
+def _by_table(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
+    groups = grouped(pairs, lambda pair: str(pair.published["table"]))
+    return {str(members[0].published["table"]): members for members in groups}
+
+
+def _told(notes: Mapping[str, int]) -> list[str]:
+    return [f"[{number}] {note}." for note, number in notes.items()]
+
+
+def _sources(pairs: Sequence[Pair]) -> list[str]:
+    return list(dict.fromkeys(str(pair.published["source"]) for pair in pairs))
 
 
 def _line(pair: Pair, notes: dict[str, int]) -> dict[str, str]:

@@ -55,7 +55,8 @@ def test_every_command_on_a_page_is_one(page: Path) -> None:
     group = typer.main.get_command(app)
     for line in commands(page):
         name, *arguments = shlex.split(line, comments=True)[1:]
-        group.commands[name].make_context(name, arguments)  # type: ignore[attr-defined]
+        context = group.commands[name].make_context(name, arguments)  # type: ignore[attr-defined]
+        assert context.args == []
 
 
 @pytest.mark.parametrize("name", ["add-a-defense", "add-an-attack", "report", "scale-out"])

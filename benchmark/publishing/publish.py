@@ -19,7 +19,7 @@ from benchmark.evidence import grouped
 from benchmark.output import open_out, write_text
 from benchmark.publishing.boards import RUNS, about, file_name, identity, ranked, read_board, write_board
 from benchmark.publishing.contests import contest_problems, controls
-from benchmark.publishing.run import FILES, PLUGINS, Run
+from benchmark.publishing.run import FILES, PLUGINS, Run, runs_in
 from benchmark.records import Row
 from benchmark.registry import Registry
 
@@ -46,10 +46,7 @@ def changes_of(board: Path, run: Run, rows: Sequence[Row], registry: Registry) -
             other images, or another number of them.
     """
     changes, problems, needed = [], [], controls(registry)
-
-    def run_of(row: Row) -> Run:
-        return run if row["run"] == run.name else Run(board / RUNS / row["run"])
-
+    run_of = runs_in(board / RUNS, run)
     for members in grouped(rows, file_name):
         file = file_name(members[0])
         there = {identity(row): row for row in read_board(board / file)}

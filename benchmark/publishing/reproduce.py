@@ -14,7 +14,7 @@ from benchmark.errors import UserError
 from benchmark.leaderboard import COLUMNS as LEADERBOARD_COLUMNS
 from benchmark.publishing.boards import COLUMNS, RUNS, about, identity, read_rows
 from benchmark.publishing.rows import doubts
-from benchmark.publishing.run import PLUGINS, Run
+from benchmark.publishing.run import Run
 from benchmark.records import Row
 from benchmark.runs import prepare, run_prepared
 
@@ -120,7 +120,7 @@ def reproduce(
 
 def _published_with(run: Run, given: Sequence[Path]) -> list[Path]:
     there = {path.name for path in given}
-    return [path for path in sorted((run.folder / PLUGINS).glob("*.py")) if path.name not in there]
+    return [path for path in run.kept_plugins if path.name not in there]
 
 
 def _grid_of(row: Row, grid: Mapping[str, Any]) -> Mapping[str, Any]:

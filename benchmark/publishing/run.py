@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from benchmark.errors import Problem, UserError
 from benchmark.keys import digest
 from benchmark.publishing.boards import identity, read_rows, slug
 from benchmark.records import COLUMNS, Row
+from benchmark.runs import read_about
 from benchmark.threats import THREATS
 
 FILES = ("run.json", "records.csv", "outside.json")
@@ -46,13 +46,10 @@ class Run:
         path = self.folder / "run.json"
         if not path.is_file():
             raise UserError(f"no run in {self.folder}: there is no run.json")
-        try:
-            told = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(told["grid"], dict) or not isinstance(told["name"], str):
-                raise TypeError("grid and name")
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is not the run.json of a run: {error!r}") from error
-        return dict(told)
+        told = read_about(self.folder)
+        if not isinstance(told.get("grid"), dict):
+            raise UserError(f"{path} is not the run.json of a run: it has no grid")
+        return told
 
     @cached_property
     def records(self) -> Sequence[Row]:
@@ -84,6 +81,11 @@ class Run:
         if not isinstance(found, dict):
             raise UserError(f"{self.folder / 'run.json'}: plugins is no mapping")
         return found
+
+    @property
+    def kept_plugins(self) -> list[Path]:
+        """The plugin files that were published with it."""
+        return sorted((self.folder / PLUGINS).glob("*.py"))
 
     @property
     def lost(self) -> list[str]:
@@ -139,6 +141,17 @@ class Run:
         own, counting = self.own(row), self.counting(row)
         trainings = {(c["target_seed"], c["defense_seed"]) for c in own}
         return sum(len(drawn(own, t) or drawn(counting, t) or {None}) for t in trainings)
+
+
+def runs_in(folder: Path, *others: Run) -> Callable[[Row], Run]:
+    """The run that a row rests on, read once for all its rows: one of `others`, or one kept in the folder."""
+    known = {run.name: run for run in others}
+
+    @cache
+    def named(name: str) -> Run:
+        return known.get(name) or Run(folder / name)
+
+    return lambda row: named(row["run"])
 
 
 def _same(cell: Row, row: Row, names: Sequence[str]) -> bool:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from functools import cache
 from pathlib import Path
 
 from benchmark.errors import Problem, UserError
 from benchmark.publishing.boards import COLUMNS, RUNS, about, file_name, identity, ranked, read_rows
 from benchmark.publishing.contests import contest_problems, controls
 from benchmark.publishing.rows import doubts, grounds_problems, is_mapping, row_problems
-from benchmark.publishing.run import PLUGINS, Run, plugin_problems
+from benchmark.publishing.run import Run, plugin_problems, runs_in
 from benchmark.records import Row
 from benchmark.registry import Registry
 
@@ -27,18 +26,13 @@ def verify(path: Path, registry: Registry) -> list[Problem]:
     rows, problems = read_rows(path, COLUMNS)
     if problems:
         return problems
-    needed = controls(registry)
-
-    @cache
-    def run_of(name: str) -> Run:
-        return Run(path.parent / RUNS / name)
-
+    needed, run_of = controls(registry), runs_in(path.parent / RUNS)
     for number, row in enumerate(rows, 2):
         found = list(row_problems(row, needed)) or list(_published_problems(row, path))
-        found = found or list(_run_problems(row, run_of(row["run"])))
+        found = found or list(_run_problems(row, run_of(row)))
         problems += [Problem(text, file=str(path), line=number) for text in found]
     if not problems:
-        found = [*_order_problems(rows), *contest_problems(rows, lambda row: run_of(row["run"]), needed)]
+        found = [*_order_problems(rows), *contest_problems(rows, run_of, needed)]
         problems = [Problem(text, file=str(path)) for text in found]
     return problems
 
@@ -73,8 +67,7 @@ def _run_problems(row: Row, run: Run) -> Iterator[str]:
             yield f"key is not the one of its cells in run {row['run']}"
         if run.protocol(row) != row["protocol"]:
             yield f"protocol is not the one of run {row['run']}"
-        given = sorted((run.folder / PLUGINS).glob("*.py"))
-        yield from (problem.message for problem in plugin_problems(run, given))
+        yield from (problem.message for problem in plugin_problems(run, run.kept_plugins))
         yield from grounds_problems(row, run)
     except UserError as error:
         yield f"run {row['run']}, which the row rests on, cannot be read: {error}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,17 +139,29 @@ def _fits(evidence: Evidence, seeds: _Seeds) -> bool:
 def _worst_case(evidence: Sequence[Evidence], covered: int, norm: str, eps: float) -> Numbers:
     """Which images fall at the worst of what lies in the ball as measured; the clean image always does.
 
-    A deterministic pipeline falls to an image if anything broke it. Of a random one, each image's one
-    worst candidate is taken by the margins it was selected with, and judged on its own fresh draw: the
-    luckiest of several draws is not an error.
+    A deterministic pipeline falls to an image if anything broke it. Of a random one, each image's one worst
+    candidate is judged on its own fresh draw: the luckiest of several draws is not an error. They are chosen
+    among all the evidence, and again as who knows less or has one attack alone would; the choice that breaks
+    most counts, so that no luck of the draws makes an attacker who knows more look weaker.
     """
-    broken = np.zeros(covered)
-    if not any(member.cell.purifier.stochastic for member in evidence):
-        for member in evidence:
-            crafted = np.where(member.inside(norm, eps), member.wrong, 0)
-            broken = np.maximum(broken, np.maximum(member.clean_wrong, crafted)[:covered])
-        return broken
-    worst = np.full(covered, -np.inf, dtype=np.float32)
+    alone = [np.where(e.inside(norm, eps), e.wrong, e.clean_wrong)[:covered] for e in evidence]
+    clean = [e.clean_wrong[:covered] for e in evidence]
+    if not any(e.cell.purifier.stochastic for e in evidence):
+        return np.stack([*alone, *clean]).max(axis=0)
+    together = [_chosen(members, covered, norm, eps) for members in _knowing_less(evidence)]
+    return max((*together, *alone, *clean), key=np.mean)
+
+
+def _knowing_less(evidence: Sequence[Evidence]) -> Iterator[Sequence[Evidence]]:
+    """All of it, and what each threat in it counts."""
+    yield evidence
+    for threat in dict.fromkeys(e.cell.threat.name for e in evidence):
+        yield [e for e in evidence if e.cell.threat.name in (threat, *THREATS[threat].nested)]
+
+
+def _chosen(evidence: Sequence[Evidence], covered: int, norm: str, eps: float) -> Numbers:
+    """Which images fall to the one candidate of each that was worst on the draws of selection."""
+    worst, broken = np.full(covered, -np.inf, dtype=np.float32), np.zeros(covered)
     for member in evidence:
         crafted = np.where(member.inside(norm, eps), member.margin, -np.inf)
         for margins, wrong in ((member.clean_margin, member.clean_wrong), (crafted, member.wrong)):

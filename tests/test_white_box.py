@@ -221,9 +221,10 @@ def test_the_worst_case_over_threats_is_never_better_for_the_defender_than_a_cel
 ) -> None:
     threats = ["black-box", "query", "gray-box", "white-box"]
     attacks = [PGD, {"name": "fgsm", "eps": 0.1}, {"name": "square", "eps": 0.1, "steps": 20}, "deepfool"]
-    records = run(tmp_path, defenses=["identity", "median", "detached"], attacks=attacks, threats=threats)
+    names = ["identity", "median", "detached", "gaussian-noise"]
+    records = run(tmp_path, defenses=names, attacks=attacks, threats=threats)
     board = pd.read_csv(tmp_path / "leaderboard.csv").set_index(["defense", "threat"])
-    for defense in ("identity", "median", "detached"):
+    for defense in names:
         cells = records[
             (records["defense"] == defense) & (records["eps"] == 0.1) & (records["status"] == "ok")
         ]

@@ -104,8 +104,6 @@ def grounds_problems(row: Row, run: Run) -> Iterator[str]:
 
 def _too_low(row: Row, own: list[Row]) -> Iterator[str]:
     """A worst case per image is no lower than the error of any attack alone, nor than that of none."""
-    if any("random" in (cell["eligible"] or "") for cell in own):
-        return  # one candidate is judged on a fresh draw: luck goes either way
     errors: dict[tuple[object, ...], list[float]] = {}
     for cell in own:
         if cell["n"] == row["n"]:

@@ -147,7 +147,8 @@ def _worst_case(evidence: Sequence[Evidence], covered: int, norm: str, eps: floa
     alone = [np.where(e.inside(norm, eps), e.wrong, e.clean_wrong)[:covered] for e in evidence]
     clean = [e.clean_wrong[:covered] for e in evidence]
     if not any(e.cell.purifier.stochastic for e in evidence):
-        return np.stack([*alone, *clean]).max(axis=0)
+        ever: Numbers = np.stack([*alone, *clean]).max(axis=0)
+        return ever
     together = [_chosen(members, covered, norm, eps) for members in _knowing_less(evidence)]
     return max((*together, *alone, *clean), key=np.mean)
 

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 import benchmark
 from benchmark.cli import app
 from benchmark.errors import UserError
+from tests import autoattack
 from tests.conftest import REPOSITORY
 
 PLUGIN = REPOSITORY / "tests" / "constructed.py"
@@ -132,3 +133,17 @@ def test_an_exported_cell_can_be_taken_up_by_its_script(run: Path, tmp_path: Pat
     images = load_file(tmp_path / "images.safetensors")["images"]
     assert torch.equal(images, names["images"])
     assert names["pipeline"](images).shape == (40, 10)
+
+
+@pytest.mark.parametrize(("alpha", "accepted"), [(0.2, True), (0.001, False)])
+def test_autoattack_from_outside_tells_a_strong_attack_from_a_weak_one(
+    tmp_path: Path, alpha: float, accepted: bool
+) -> None:
+    weak_or_strong = {"name": "pgd", "eps": 0.6, "alpha": alpha, "steps": 5, "restarts": 1}
+    grid = GRID | {"defenses": ["identity"], "attacks": [weak_or_strong]}
+    benchmark.run(grid, out=tmp_path / "run", store=tmp_path / "store", plugins=[PLUGIN])
+    arguments = [str(tmp_path / "run"), "--store", str(tmp_path / "store"), "--plugin", str(PLUGIN)]
+    refused = autoattack.main([*arguments, "--out", str(tmp_path / "table.csv")])
+    table = pd.read_csv(tmp_path / "table.csv")
+    assert table["autoattack"].tolist() == [1.0]  # half of the pixels' range and more: nothing stands
+    assert (refused, bool(table.loc[0, "more"] > 0.02)) == ((0, False) if accepted else (1, True))

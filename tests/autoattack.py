@@ -1,0 +1,80 @@
+"""`python -m tests.autoattack RUN`: AutoAttack from outside on the pipelines of a run, beside its verdicts.
+
+For each white-box PGD cell in an L-infinity ball the pipeline is exported and given to the AutoAttack of ART
+(Croce and Hein 2020; its standard version), which knows nothing of this harness. Were its error far above
+that of the cell, our own white-box attack would be too weak to be believed: the tolerance is two points.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from art.attacks.evasion import AutoAttack
+from art.estimators.classification import PyTorchClassifier
+from torch import Tensor
+
+import benchmark
+from benchmark.outside import Export
+
+_TOLERANCE = 0.02
+_ROUNDING = 1e-6
+_SHOWN = ("dataset", "target", "defense", "defense_seed", "norm", "eps", "n", "clean_error", "error")
+
+
+def autoattack(exported: Export, batch: int) -> Tensor:
+    """ART's adversarial images for all of the cell's images, clipped to ball and box."""
+    assert exported.eps is not None, "the cell is of an attack without a budget"
+    clean = exported.images.numpy()
+    classes = exported.pipeline(exported.images[:1]).shape[1]
+    estimator = PyTorchClassifier(
+        exported.pipeline, torch.nn.CrossEntropyLoss(), clean.shape[1:], classes, clip_values=(0.0, 1.0)
+    )
+    attack = AutoAttack(estimator, norm=np.inf, eps=exported.eps, eps_step=exported.eps / 4, batch_size=batch)
+    for part in attack.attacks:
+        part.set_params(verbose=False)
+    found = attack.generate(clean, exported.labels.numpy())
+    ball = np.clip(found, clean - exported.eps, clean + exported.eps)
+    return torch.from_numpy(np.clip(ball, 0, 1).astype(np.float32))
+
+
+def error_of(exported: Export, images: Tensor) -> float:
+    """The share of images that the pipeline gets wrong."""
+    with torch.no_grad():
+        wrong = exported.pipeline(images).argmax(dim=1) != exported.labels
+    return float(wrong.float().mean())
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The table of all such cells; 1 where AutoAttack finds more than the tolerance allows."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("run", type=Path, help="the folder of a run")
+    parser.add_argument("--store", help="as in `bench run`")
+    parser.add_argument("--plugin", type=Path, action="append", default=[], help="as in `bench run`")
+    parser.add_argument("--batch", type=int, default=100)
+    parser.add_argument("--out", type=Path, help="write the table as CSV, too")
+    options = parser.parse_args(argv)
+    records = benchmark.load(options.run)
+    wanted = (records["threat"] == "white-box") & (records["attack"] == "pgd") & (records["norm"] == "linf")
+    rows = []
+    for _, cell in records[wanted & (records["status"] == "ok")].iterrows():
+        exported = benchmark.export(options.run, cell["key"], store=options.store, plugins=options.plugin)
+        torch.manual_seed(0)
+        np.random.seed(0)
+        found = error_of(exported, autoattack(exported, options.batch))
+        told = {name: cell[name] for name in _SHOWN}
+        rows.append(told | {"autoattack": found, "more": found - cell["error"]})
+        print(pd.DataFrame(rows[-1:]).to_string(index=False), flush=True)
+    table = pd.DataFrame(rows)
+    if options.out:
+        table.to_csv(options.out, index=False, lineterminator="\n")
+    print(table.to_markdown(index=False, floatfmt=".3f"))
+    return 0 if len(table) and (table["more"] <= _TOLERANCE + _ROUNDING).all() else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

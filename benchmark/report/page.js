@@ -52,7 +52,7 @@
   }
 
   function rowText(row) {
-    return (row.querySelector("summary") || row).textContent.toLowerCase();
+    return (row.matches("details") ? row.querySelector("summary") : row).textContent.toLowerCase();
   }
 
   function connect(form, rows, output) {

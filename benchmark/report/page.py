@@ -90,6 +90,7 @@ def render(run: Path, images: Images) -> str:
         lstrip_blocks=True,
     )
     environment.filters["code"] = _code
+    environment.tests["unchecked"] = _is_unchecked
     environment.filters["figures"] = lambda cell: shown(cell, marks, intervals=True)
     return environment.get_template("page.html").render(
         name=about["name"],
@@ -103,7 +104,7 @@ def render(run: Path, images: Images) -> str:
         troubles=_troubles(records),
         papers=beside(records),
         flags=[flag for flag in read_flags() if flag.name in _raised(records, board)],
-        unchecked=sorted(name for name in _raised(records, board) if name.startswith("unchecked:")),
+        unchecked=sorted(filter(_is_unchecked, _raised(records, board))),
         marks=marks,
         about=about,
         command=_command(about),
@@ -114,6 +115,10 @@ def render(run: Path, images: Images) -> str:
         across=across,
         best=_best,
     )
+
+
+def _is_unchecked(flag: str) -> bool:
+    return flag.startswith("unchecked:")
 
 
 def read_flags() -> list[FlagText]:

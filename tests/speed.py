@@ -1,4 +1,4 @@
-"""`make speed`: ratios against a bare loop and a script, peak memory, purifiers, attacks. Asserts nothing.
+"""`make speed`: ratios against a bare loop and a script, memory, purifiers, attacks, report. Asserts nothing.
 
 `python -m tests.speed shortcuts` measures what Defense-GAN's short-cuts save. Each ratio of a loop compares
 two measurements of the same process, taken in turn; medians are shown.
@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
 
@@ -32,7 +32,7 @@ from benchmark.runs import Prepared, prepare, run_prepared
 from benchmark.threats.surfaces import BpdaIdentitySurface, MeteredSurface
 from targets.mnist_cnn import MnistC
 from targets.recipe import RecipeConfig
-from tests.conftest import data_root
+from tests.conftest import REPOSITORY, data_root
 from tests.speed_attacks import attacks
 from tests.speed_purifiers import purifiers, shortcuts, timed
 
@@ -48,6 +48,7 @@ def main() -> None:
         "memory": memory,
         "purifiers": purifiers,
         "attacks": attacks,
+        "report": report,
     }
     # by name only: it begins with 40 minutes of training where the store has no weights
     trained = {"shortcuts": shortcuts}
@@ -233,6 +234,32 @@ def _peak(root: Path, n: int) -> float:
         )
     scale = 1e6 if sys.platform == "darwin" else 1e3
     return int(done.stdout.split()[-1]) / scale
+
+
+def report() -> None:
+    """`bench report`, the start of Python and all, on a run of 1,000 cells."""
+    steps = [round(0.01 * step, 2) for step in range(1, 26)]
+    bits: list[Mapping[str, object]] = [{"name": "bit-depth", "bits": bits} for bits in (1, 2, 3)]
+    smoothing: list[Mapping[str, object]] = [
+        {"name": "gaussian-blur", "sigma": sigma} for sigma in (0.5, 1.0)
+    ]
+    source = {
+        "datasets": [{"name": "digits", "n": 50}],
+        "targets": ["nearest-mean"],
+        "defenses": ["identity", "round8", "jpeg", "median", "gaussian-noise", *bits, *smoothing],
+        "attacks": [{"name": "fgsm", "eps": steps}, {"name": "pgd", "eps": steps, "steps": 3}],
+        "threats": ["black-box", "white-box"],
+    }
+    plugins = [REPOSITORY / "tests" / "constructed.py"]
+    with tempfile.TemporaryDirectory() as folder:
+        out, store = Path(folder) / "out", f"{folder}/store"
+        prepared = prepare(source, Silent(), store=store, device="cpu", plugins=plugins)
+        run_prepared(prepared, Silent(), out)
+        bench = [sys.executable, "-c", "from benchmark.cli import app; app()"]
+        command = [*bench, "report", str(out), "--store", store, "--plugin", str(plugins[0])]
+        took = timed(lambda: subprocess.run(command, check=True, capture_output=True))
+        size = (out / "report.html").stat().st_size / 1e6
+    print(f"report of {len(prepared.plan.cells)} cells: {took:.1f} s, {size:.1f} MB")
 
 
 if __name__ == "__main__":

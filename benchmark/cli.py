@@ -145,7 +145,7 @@ def tables(
         list[str] | None,
         typer.Option(
             "--table",
-            help="errors, eps, threats, clean, success or fidelity; may be repeated [default: all].",
+            help="errors, eps, threats, clean, success, distance or fidelity; repeatable [default: all].",
         ),
     ] = None,
     intervals: Annotated[

@@ -22,6 +22,7 @@ KINDS: Mapping[str, str] = {
     "threats": "error by what the attacker knows, with the gap",
     "clean": "benign inputs",
     "success": "success rate of the attacks",
+    "distance": "median distance that attacks which minimise it needed",
     "fidelity": "PSNR and SSIM before and after the defense",
 }
 """The kinds of tables, in the order in which a block holds them, each with what it shows."""
@@ -38,7 +39,7 @@ _CLEAN = ("error", "added", "damaged", "ms per image")
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure of a table: a rate as a fraction, PSNR in dB, SSIM, or milliseconds.
+    """One figure of a table: a rate as a fraction, PSNR in dB, SSIM, milliseconds, or a distance.
 
     `low` and `high` are its 95 % Wilson interval; over several seeds, from the lowest bound of any to the
     highest. `lower_bound` says that a doubt withholds any claim that the figure is no larger. `value` is NaN
@@ -140,6 +141,11 @@ def _tables(block: list[Row], judged: Mapping[str, Judged]) -> Iterator[Table]:
     for _, attacker, part in parts:
         title = f"{attacker}: success among images right when clean"
         yield Table("success", title, attacker, ("attack",), _frame(part, _success))
+    for _, attacker, part in parts:
+        nearest = [row for row in part if pd.isna(row["eps"]) and not pd.isna(row["norm"])]
+        if nearest:
+            title = f"{attacker}: median distance that it took to break an image, in the norm of the attack"
+            yield Table("distance", title, attacker, ("attack",), _frame(nearest, _distance))
     for name, attacker, part in parts:
         ok = [row for row in part if row["status"] == "ok"]
         if THREATS[name].images_made_on_target and ok:
@@ -251,6 +257,16 @@ def _success(rows: list[Row]) -> Cell:
     counted = [row for row in rows if not pd.isna(row["attack_success"])]
     sizes = [(row["attack_success"], round(row["n"] * (1 - row["clean_error"]))) for row in counted]
     return (_judged(rows, "attack_success", [wilson(round(rate * n), n) for rate, n in sizes]),)
+
+
+def _distance(rows: list[Row]) -> Cell:
+    """Infinite where over half of the images withstood; a doubt means that less may do."""
+    judged = _judged(rows, "distance", [])
+    return (
+        replace(judged, value=mean(rows, rows[0]["norm"]), lower_bound=False)
+        if judged.status == "ok"
+        else judged,
+    )
 
 
 def _judged(rows: list[Row], measure: str, bounds: list[tuple[float, float]]) -> Figure:

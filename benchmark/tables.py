@@ -24,7 +24,7 @@ _BEST = (
     "(exact McNemar test on the same images, one-sided 5 %, Holm-corrected)"
 )
 
-_DECIMALS = {"psnr": 1, "ssim": 3, "purify_ms": 3}
+_DECIMALS = {"psnr": 1, "ssim": 3, "purify_ms": 3, "distance": 3}
 """Digits after the point of what is not a rate; rates are shown in percent with one."""
 
 _SIGNED = ("gap", "added")
@@ -93,7 +93,7 @@ def latex(
 
     def cell(figures: Any) -> str:
         text = shown(figures, {}, intervals=intervals, bold=r"\textbf{{{}}}".format)
-        text = text.replace("-", "$-$").replace("≥", r"$\geq$").replace("–", "--")
+        text = text.replace("-", "$-$").replace("≥", r"$\geq$").replace("∞", r"$\infty$").replace("–", "--")
         flags = figures[0].flags if isinstance(figures, tuple) else ()
         return text + "".join(raised[flag] for flag in flags if flag in raised)
 
@@ -176,6 +176,8 @@ def _figure(figure: Figure, marks: Mapping[str, str], intervals: bool, bold: Cal
 def _digits(figure: Figure, value: float) -> str:
     if math.isnan(value):
         return "–"
+    if math.isinf(value):
+        return "∞"
     if figure.measure in _DECIMALS:
         return f"{value:.{_DECIMALS[figure.measure]}f}"
     return f"{100 * value:+.1f}" if figure.measure in _SIGNED else f"{100 * value:.1f}"

@@ -53,6 +53,8 @@ def main(argv: list[str] | None = None) -> int:
     """The table of all such cells; 1 where AutoAttack finds more than the tolerance allows."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("run", type=Path, help="the folder of a run")
+    parser.add_argument("--defense", action="append", help="only this one; may be repeated")
+    parser.add_argument("--data", help="as in `bench run`")
     parser.add_argument("--store", help="as in `bench run`")
     parser.add_argument("--plugin", type=Path, action="append", default=[], help="as in `bench run`")
     parser.add_argument("--batch", type=int, default=100)
@@ -60,9 +62,13 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     records = benchmark.load(options.run)
     wanted = (records["threat"] == "white-box") & (records["attack"] == "pgd") & (records["norm"] == "linf")
+    if options.defense:
+        wanted &= records["defense"].isin(options.defense)
     rows = []
     for _, cell in records[wanted & (records["status"] == "ok")].iterrows():
-        exported = benchmark.export(options.run, cell["key"], store=options.store, plugins=options.plugin)
+        exported = benchmark.export(
+            options.run, cell["key"], data=options.data, store=options.store, plugins=options.plugin
+        )
         torch.manual_seed(0)
         np.random.seed(0)
         found = error_of(exported, autoattack(exported, options.batch))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import pandas as pd
 
 from benchmark.flags import FLAGS
-from benchmark.tables import markdown
+from benchmark.tables import latex, markdown
 from tests.conftest import Runner
 
 
@@ -95,6 +96,20 @@ def test_errors_are_percent_and_psnr_is_of_the_black_box_images(small_run: Runne
     black_box = records[records["threat"] == "black-box"].iloc[0]
     assert f"{100 * black_box['error']:.1f}" in text
     assert f"{black_box['psnr_adv']:.1f} / {black_box['ssim_adv']:.3f}" in text
+
+
+def test_attacks_that_minimise_a_norm_tell_the_distance_that_it_took(small_run: Runner) -> None:
+    """Median over images; where over half withstood there is none."""
+    records = small_run(defenses=["identity", "median"])
+    assert "median distance" not in markdown(records, "t")
+    minimal = records.assign(
+        eps=None, norm="l2", l2=records["defense"].map({"identity": 1.25, "median": math.inf})
+    )
+    table = markdown(minimal, "t").split("median distance")[1]
+    assert re.search(r"\|\s+1\.250 \|\s+∞ \|", table)
+    assert r"1.250 & $\infty$" in latex(minimal, "t").split("median distance")[1]
+    failed = minimal.assign(status=records["defense"].map({"identity": "ok", "median": "failed"}))
+    assert re.search(r"\|\s+1\.250 \|\s+failed \|", markdown(failed, "t").split("median distance")[1])
 
 
 def test_skipped_cells_say_why(small_run: Runner) -> None:

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from benchmark.cells import Cell
 from benchmark.threats import THREATS
 
+_UNCHECKED = "unchecked:"
+
 _MOVED_SHARE = 0.5
 
 _ENOUGH_DRAWS = 10
@@ -139,6 +141,11 @@ FLAGS: dict[str, Flag] = {
 }
 
 
+def is_unchecked(flag: str) -> bool:
+    """Whether it says that a check did not run."""
+    return flag.startswith(_UNCHECKED)
+
+
 def is_doubt(name: str) -> bool:
     """Whether a flag withholds the claim of its row."""
     return FLAGS[name].kind == "doubt"
@@ -181,7 +188,7 @@ def cell_flags(
     found = []
     threat, purifier = THREATS[cell.threat.name], cell.purifier
     if threat.starts_from_target_only and not (cell.attack.takes_start or cell.attack.needs_latents):
-        found.append("unchecked:from-target-only")
+        found.append(f"{_UNCHECKED}from-target-only")
     if purifier.trainable and clean_error - clean_error_target > purifier.gate:
         found.append("purifier-not-trained")
     if "pipeline" in threat.probes:
@@ -241,7 +248,7 @@ def check_flags(cell: Cell, survives: NDArray[np.bool_], findings: Findings) -> 
     found = [flag for flag, raised in _pipeline_doubts(findings).items() if raised]
     if "preset" in cell.threat.config and cell.attack.grows:
         if cell.threat.config["preset"] == "fast" or not findings.efforts:
-            found.append("unchecked:not-converged")
+            found.append(f"{_UNCHECKED}not-converged")
         elif not all(effort["converged"] and effort["agree"] for effort in findings.efforts):
             found.append("not-converged")
     if not THREATS[cell.threat.name].knows_all or cell.attack.unbounded is None:
@@ -249,7 +256,7 @@ def check_flags(cell: Cell, survives: NDArray[np.bool_], findings: Findings) -> 
     random = cell.purifier.stochastic
     for flag, raised in _costly_doubts(survives, findings, random=random).items():
         if raised is None:
-            found.append(f"unchecked:{flag}")
+            found.append(f"{_UNCHECKED}{flag}")
         elif raised:
             found.append(flag)
     return found

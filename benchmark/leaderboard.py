@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from benchmark.evidence import Evidence, Numbers, ball, contest, defense, grouped
-from benchmark.flags import is_doubt
+from benchmark.flags import is_doubt, is_unchecked
 from benchmark.records import Row
 from benchmark.stats import bootstrap_over_seeds, holm, mcnemar_less, wilson
 from benchmark.threats import THREATS
 from benchmark.threats.black_box import BlackBox
 from benchmark.threats.white_box import WhiteBox
+from benchmark.worst_case import worst_cases, worst_of
 
 # fmt: off
 COLUMNS = (
@@ -31,11 +32,11 @@ _Seeds = tuple[Any, Any, Any]
 
 @dataclass(frozen=True, eq=False)
 class _Standing:
-    """A defense in one ball: what was run at its ε, what counts as evidence, and each seed's errors."""
+    """A defense in one ball: what was run at its ε, all attacks, and each seed's worst cases."""
 
     own: Sequence[Evidence]
     attacks: Sequence[str]
-    errors: Mapping[_Seeds, Numbers]
+    cases: Mapping[_Seeds, Sequence[Numbers]]
     incomplete: bool
 
     @property
@@ -44,7 +45,11 @@ class _Standing:
 
     @property
     def covered(self) -> int:
-        return min(len(errors) for errors in self.errors.values()) if self.errors else 0
+        return min((len(cases[0]) for cases in self.cases.values()), default=0)
+
+    def errors(self, n: int) -> dict[_Seeds, Numbers]:
+        """Which of the first n images fall, for each combination of seeds."""
+        return {seeds: worst_of(cases, n) for seeds, cases in self.cases.items()}
 
 
 def leaderboard(everything: Sequence[Evidence]) -> list[Row]:
@@ -70,7 +75,7 @@ def _with_gaps(rows: list[Row]) -> list[Row]:
 
 
 def _without_attacker(row: Row) -> tuple[Any, ...]:
-    names = ("dataset", "target", "target_config", "defense", "defense_config", "norm", "eps")
+    names = ("dataset", "target", "target_config", "judge", "defense", "defense_config", "norm", "eps")
     return tuple(row[name] for name in names)
 
 
@@ -103,7 +108,7 @@ def _standing(everything: Sequence[Evidence], own: list[Evidence]) -> _Standing:
         and defense(e) == defense(first)
         and contest(e)[:3] == contest(first)[:3]
     ]
-    errors, attacks = {}, []
+    cases, attacks = {}, []
     incomplete = any(not e.ok for e in own)
     for seeds in _seed_combinations(own, about):
         here = [e for e in own if e.ok and _fits(e, seeds)]
@@ -113,8 +118,9 @@ def _standing(everything: Sequence[Evidence], own: list[Evidence]) -> _Standing:
             counted = list(dict.fromkeys((*here, *reaching)))
             attacks += [e.cell.attack_label for e in counted]
             # only images that have met every attack: a strong one on few images is not thinned by the rest
-            errors[seeds] = _worst_case(counted, min(len(e.wrong) for e in counted), norm, eps)
-    return _Standing(own, list(dict.fromkeys(attacks)), errors, incomplete)
+            # in the order of the grid, so that ties fall in every row as they do in this one
+            cases[seeds] = worst_cases([e for e in about if e in counted], norm, eps)
+    return _Standing(own, list(dict.fromkeys(attacks)), cases, incomplete)
 
 
 def _seed_combinations(own: Sequence[Evidence], about: Sequence[Evidence]) -> list[_Seeds]:
@@ -136,56 +142,21 @@ def _fits(evidence: Evidence, seeds: _Seeds) -> bool:
     return own[:2] == seeds[:2] and own[2] in (None, seeds[2])
 
 
-def _worst_case(evidence: Sequence[Evidence], covered: int, norm: str, eps: float) -> Numbers:
-    """Which images fall at the worst of what lies in the ball as measured; the clean image always does.
-
-    A deterministic pipeline falls to an image if anything broke it. Of a random one, each image's one worst
-    candidate is judged on its own fresh draw: the luckiest of several draws is not an error. They are chosen
-    among all the evidence, and again as who knows less or has one attack alone would; the choice that breaks
-    most counts, so that no luck of the draws makes an attacker who knows more look weaker.
-    """
-    alone = [np.where(e.inside(norm, eps), e.wrong, e.clean_wrong)[:covered] for e in evidence]
-    clean = [e.clean_wrong[:covered] for e in evidence]
-    if not any(e.cell.purifier.stochastic for e in evidence):
-        ever: Numbers = np.stack([*alone, *clean]).max(axis=0)
-        return ever
-    together = [_chosen(members, covered, norm, eps) for members in _knowing_less(evidence)]
-    return max((*together, *alone, *clean), key=np.mean)
-
-
-def _knowing_less(evidence: Sequence[Evidence]) -> Iterator[Sequence[Evidence]]:
-    """All of it, and what each threat in it counts."""
-    yield evidence
-    for threat in dict.fromkeys(e.cell.threat.name for e in evidence):
-        yield [e for e in evidence if e.cell.threat.name in (threat, *THREATS[threat].nested)]
-
-
-def _chosen(evidence: Sequence[Evidence], covered: int, norm: str, eps: float) -> Numbers:
-    """Which images fall to the one candidate of each that was worst on the draws of selection."""
-    worst, broken = np.full(covered, -np.inf, dtype=np.float32), np.zeros(covered)
-    for member in evidence:
-        crafted = np.where(member.inside(norm, eps), member.margin, -np.inf)
-        for margins, wrong in ((member.clean_margin, member.clean_wrong), (crafted, member.wrong)):
-            better = margins[:covered] > worst
-            worst[better], broken[better] = margins[:covered][better], wrong[:covered][better]
-    return broken
-
-
 def _row(standing: _Standing, n: int, controls: Sequence[_Standing]) -> Row:
     first = standing.own[0]
     row: Row = dict.fromkeys(COLUMNS) | {name: first.row[name] for name in COLUMNS if name in first.row}
     row |= {
         "control": standing.control,
         "n": n,
-        "seeds": len(standing.errors),
+        "seeds": len(standing.cases),
         "flags": "incomplete",
         "bound": "≥",
     }
     row |= dict.fromkeys(("clean_error", "psnr", "ssim", "purify_ms", "error", "error_low", "error_high"))
     row["attacks"] = " ".join(standing.attacks)
-    if not standing.errors:
+    if not standing.cases:
         return row
-    errors = np.stack([mask[:n] for mask in standing.errors.values()])
+    errors = np.stack(list(standing.errors(n).values()))
     low, high = wilson(round(float(errors.sum())), n) if len(errors) == 1 else bootstrap_over_seeds(errors)
     ok = [e for e in standing.own if e.ok]
     row |= {"error": float(errors.mean()), "error_low": low, "error_high": high}
@@ -225,18 +196,21 @@ def _outdone(own: Sequence[Evidence]) -> bool:
 
 def withholds(flag: str) -> bool:
     """Whether a flag of a row takes its rank away: a doubt does, a check that did not run does not."""
-    return not flag.startswith("unchecked:") and is_doubt(flag)
+    return not is_unchecked(flag) and is_doubt(flag)
 
 
 def _compared(standing: _Standing, control: _Standing, n: int) -> float | None:
-    """The largest p-value over the seeds for erring less than a control; None: not comparable."""
+    """The largest p-value over the seeds for erring less than a control; None: not comparable.
+
+    Of a random control what all evidence together chooses: the worst of several choices is what luck adds.
+    """
     if control.incomplete or control.covered < n:
         return None
     return max(
         (
-            mcnemar_less(ours[:n] > 0.5, theirs[:n] > 0.5)
-            for seeds, ours in standing.errors.items()
-            for other, theirs in control.errors.items()
+            mcnemar_less(ours > 0.5, together[:n] > 0.5)
+            for seeds, ours in standing.errors(n).items()
+            for other, (together, *_) in control.cases.items()
             if seeds[0] == other[0] and seeds[2] == other[2]
         ),
         default=None,

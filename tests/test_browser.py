@@ -148,6 +148,8 @@ def test_words_and_choices_filter_the_rows(chromium: Any, page: Path) -> None:
     seen.type("#cell-filters input", "pgd median")
     shown = "document.querySelectorAll('#cell-list > details:not([hidden])').length"
     assert seen.ask(shown) == 2
+    seen.type("#cell-filters input", "white unchecked:not-converged pgd")
+    assert seen.ask(shown) == len({"identity", "shift", "median"})
 
 
 def test_image_strips_are_there(chromium: Any, page: Path) -> None:

@@ -265,18 +265,23 @@ def test_a_random_defense_is_judged_on_one_image_and_not_on_the_luckiest_of_many
     assert board(cases).loc["mine", "error"] == 0.5
 
 
+@pytest.mark.parametrize("shared", [N, 20])
+@pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("seed", range(5))
-def test_luck_of_the_draws_never_makes_who_knows_more_look_weaker(seed: int) -> None:
+def test_luck_of_the_draws_never_makes_who_knows_more_look_weaker(seed: int, ties: bool, shared: int) -> None:
     """What was selected need not be what falls on the fresh draw, here at the toss of a coin."""
     rng = np.random.default_rng(seed)
     cases = []
-    for cell in map(made_random, cells(PGD, FGSM)):
-        wrong = set(np.flatnonzero(rng.random(N) < 0.5))
-        cases.append((cell, result(cell, wrong, margins=rng.normal(size=N))))
-    errors = {threat: board(cases, threat).loc["mine", "error"] for threat in THREATS}
+    for cell in map(made_random, cells(PGD, FGSM, defenses=("mine", "other"))):
+        n = N if cell.purifier.name == "mine" else shared
+        margins = rng.integers(2, size=n) if ties else rng.normal(size=n)
+        cases.append((cell, result(cell, set(np.flatnonzero(rng.random(n) < 0.5)), margins=margins, n=n)))
+    rows = {threat: board(cases, threat).loc["mine"] for threat in THREATS}
+    assert {row["n"] for row in rows.values()} == {shared}
+    errors = {threat: row["error"] for threat, row in rows.items()}
     for cell, found in cases:
         if cell.purifier.name == "mine":
-            alone = found.outcomes["wrong"].to_numpy().mean()
+            alone = found.outcomes["wrong"].to_numpy()[:shared].mean()
             assert errors[cell.threat.name] >= alone
             for wider, threat in THREATS.items():
                 if cell.threat.name in threat.nested:

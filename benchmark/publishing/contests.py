@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmark.errors import UserError
 from benchmark.evidence import grouped
 from benchmark.keys import canonical
 from benchmark.publishing.boards import contest
-from benchmark.publishing.run import Run
+from benchmark.publishing.run import RunOf
 from benchmark.records import Row
 from benchmark.registry import KINDS, Registry
-
-RunOf = Callable[[Row], Run]
-"""The run that a row rests on."""
 
 
 def controls(registry: Registry) -> dict[str, str]:

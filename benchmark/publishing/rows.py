@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 
-from benchmark.flags import FLAGS
+from benchmark.flags import FLAGS, is_unchecked
 from benchmark.leaderboard import withholds
 from benchmark.publishing.boards import about
 from benchmark.publishing.run import Run
@@ -18,7 +18,6 @@ _NEEDED = (
     *("dataset", "target", "threat", "judge", "norm", "eps", "defense", "control", "n", "seeds", "bound"),
     *_RATES,
 )
-_UNCHECKED = "unchecked:"
 _ROUNDING = 1e-6
 
 
@@ -44,7 +43,7 @@ def row_problems(row: Row, controls: Mapping[str, str]) -> Iterator[str]:
     for name in ("target_config", "threat_config", "defense_config"):
         if not is_mapping(row[name]):
             yield f"{name} is no JSON mapping"
-    unknown = [f for f in (row["flags"] or "").split() if f not in FLAGS and not f.startswith(_UNCHECKED)]
+    unknown = [f for f in (row["flags"] or "").split() if f not in FLAGS and not is_unchecked(f)]
     if unknown:
         yield f"flags {', '.join(unknown)}: there is none of that name"
         return
@@ -90,8 +89,8 @@ def grounds_problems(row: Row, run: Run) -> Iterator[str]:
         return
     if row["n"] > min(cell["n"] for cell in own):
         yield f"n is {row['n']}, but its cells have {min(cell['n'] for cell in own)} images"
-    if row["seeds"] != run.seeds(row):
-        yield f"seeds is {row['seeds']}, but its cells have {run.seeds(row)} combinations"
+    if row["seeds"] != len(run.by_seeds(row)):
+        yield f"seeds is {row['seeds']}, but its cells have {len(run.by_seeds(row))} combinations"
     for name in ("judge", "eligible"):
         told = {cell[name] for cell in own}
         if row[name] not in told:
@@ -99,17 +98,15 @@ def grounds_problems(row: Row, run: Run) -> Iterator[str]:
     raised = {flag for cell in own for flag in doubts(cell["flags"])} - set(doubts(row["flags"]))
     if raised and row["error"] < 1:
         yield f"its cells are in doubt, {', '.join(sorted(raised))}, and the row does not say so"
-    yield from _too_low(row, own)
+    yield from _too_low(row, run)
 
 
-def _too_low(row: Row, own: list[Row]) -> Iterator[str]:
+def _too_low(row: Row, run: Run) -> Iterator[str]:
     """A worst case per image is no lower than the error of any attack alone, nor than that of none."""
-    errors: dict[tuple[object, ...], list[float]] = {}
-    for cell in own:
-        if cell["n"] == row["n"]:
-            attack = (cell["attack"], cell["attack_config"], cell["backend"])
-            errors.setdefault(attack, []).append(cell["error"])
-    means = [sum(rates) / len(rates) for rates in errors.values()]
-    highest = max([row["clean_error"], *means])
-    if row["error"] < highest - _ROUNDING:
-        yield f"error is {row['error']}, but a cell of the run, or no attack at all, has {highest:.6g}"
+    highest = []
+    for cells in run.by_seeds(row):
+        there = [cell for cell in cells if cell["n"] == row["n"]]
+        highest.append(max((cell[name] for cell in there for name in ("error", "clean_error")), default=0))
+    bound = sum(highest) / len(highest)
+    if row["error"] < bound - _ROUNDING:
+        yield f"error is {row['error']}, but a cell of the run, or no attack at all, has {bound:.6g}"

@@ -131,19 +131,31 @@ class Run:
         """The cells of a row that were attacked in its very ball, as far as they are ok."""
         return [c for c in self.counting(row) if c["status"] == "ok" and _same(c, row, _BALL)]
 
-    def seeds(self, row: Row) -> int:
-        """The combinations of seeds that a row is the mean over."""
+    def by_seeds(self, row: Row) -> list[list[Row]]:
+        """Its own cells for each combination of seeds that a row is the mean over."""
 
         def drawn(cells: Sequence[Row], training: tuple[Any, Any]) -> set[Any]:
             here = [c for c in cells if (c["target_seed"], c["defense_seed"]) == training]
             return {c["attack_seed"] for c in here} - {None}
 
         own, counting = self.own(row), self.counting(row)
-        trainings = {(c["target_seed"], c["defense_seed"]) for c in own}
-        return sum(len(drawn(own, t) or drawn(counting, t) or {None}) for t in trainings)
+        trainings = dict.fromkeys((c["target_seed"], c["defense_seed"]) for c in own)
+        return [
+            [
+                c
+                for c in own
+                if (c["target_seed"], c["defense_seed"]) == t and c["attack_seed"] in (None, seed)
+            ]
+            for t in trainings
+            for seed in drawn(own, t) or drawn(counting, t) or {None}
+        ]
 
 
-def runs_in(folder: Path, *others: Run) -> Callable[[Row], Run]:
+RunOf = Callable[[Row], Run]
+"""The run that a row rests on."""
+
+
+def runs_in(folder: Path, *others: Run) -> RunOf:
     """The run that a row rests on, read once for all its rows: one of `others`, or one kept in the folder."""
     known = {run.name: run for run in others}
 

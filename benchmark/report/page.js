@@ -52,7 +52,8 @@
   }
 
   function rowText(row) {
-    return (row.matches("details") ? row.querySelector("summary") : row).textContent.toLowerCase();
+    const told = row.matches("details") ? row.querySelector("summary") : row;
+    return (told.textContent + " " + (row.dataset.flags || "")).toLowerCase();
   }
 
   function connect(form, rows, output) {

@@ -20,7 +20,7 @@ from markupsafe import Markup, escape
 
 from benchmark.compare import beside
 from benchmark.figures import Block, Table, across, make_blocks
-from benchmark.flags import FLAGS, is_doubt
+from benchmark.flags import FLAGS, is_doubt, is_unchecked
 from benchmark.labels import labelled, names
 from benchmark.output import write_text
 from benchmark.report.charts import Chart, charts_of
@@ -90,7 +90,7 @@ def render(run: Path, images: Images) -> str:
         lstrip_blocks=True,
     )
     environment.filters["code"] = _code
-    environment.tests["unchecked"] = _is_unchecked
+    environment.tests["unchecked"] = is_unchecked
     environment.filters["figures"] = lambda cell: shown(cell, marks, intervals=True)
     return environment.get_template("page.html").render(
         name=about["name"],
@@ -104,7 +104,7 @@ def render(run: Path, images: Images) -> str:
         troubles=_troubles(records),
         papers=beside(records),
         flags=[flag for flag in read_flags() if flag.name in _raised(records, board)],
-        unchecked=sorted(filter(_is_unchecked, _raised(records, board))),
+        unchecked=sorted(filter(is_unchecked, _raised(records, board))),
         marks=marks,
         about=about,
         command=_command(about),
@@ -115,10 +115,6 @@ def render(run: Path, images: Images) -> str:
         across=across,
         best=_best,
     )
-
-
-def _is_unchecked(flag: str) -> bool:
-    return flag.startswith("unchecked:")
 
 
 def read_flags() -> list[FlagText]:

@@ -90,6 +90,7 @@ def run(
         only=column_values(only or []),
         sanity=_sanity(sanity),
         trust=trust or [],
+        look=dry_run,
     )
     if dry_run:
         for line in announcement(prepared):

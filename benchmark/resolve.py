@@ -29,7 +29,15 @@ _WIDEST_GATE = 0.15
 """How much clean error training may add to any defense, whatever its plugin says."""
 
 
-def resolve(grid: Grid, registry: Registry, data: Path, trusted: Collection[Path] = ()) -> list[Product]:
+def resolve(
+    grid: Grid,
+    registry: Registry,
+    data: Path,
+    trusted: Collection[Path] = (),
+    *,
+    only: Collection[str] = (),
+    absent: list[str] | None = None,
+) -> list[Product]:
     """Find the images of every data set, fingerprint images and code, and take down the plugins' facts.
 
     Args:
@@ -37,19 +45,31 @@ def resolve(grid: Grid, registry: Registry, data: Path, trusted: Collection[Path
         registry: Where the plugins are.
         data: Root folder of the data sets.
         trusted: Files, as resolved paths, that may run code when a classifier is read from them.
+        only: Titles of the data sets that matter: where one is among them, others need no images.
+        absent: Where to note data sets whose images are missing but whose size is known, in place of an
+            error. Such a plan can be counted and not run.
 
     Raises:
         UserError: Images or a classifier's files are missing, or `n` is more than there are.
     """
     datasets: _Opened = {}
     products = []
-    for block in grid.blocks:
+    for block in _of_interest(grid.blocks, only):
         for choice in block.datasets:
             identity = (choice.entry.name, choice.config.model_dump_json())
             if identity not in datasets:
-                datasets[identity] = _dataset(choice, data)
+                datasets[identity] = _dataset(choice, data, absent)
         products.append(_product(block, datasets, registry, trusted))
     return products
+
+
+def _of_interest(blocks: Sequence[Block], only: Collection[str]) -> Sequence[Block]:
+    """The blocks with those data sets; all where there is none, for a message to name what there is."""
+    kept = [
+        replace(block, datasets=tuple(choice for choice in block.datasets if _unopened(choice).title in only))
+        for block in blocks
+    ]
+    return [block for block in kept if block.datasets] or blocks
 
 
 def _product(block: Block, datasets: _Opened, registry: Registry, trusted: Collection[Path]) -> Product:
@@ -117,20 +137,37 @@ def _source(
     return _target(source, trusted) if isinstance(source, Choice) else source or "default"
 
 
-def _dataset(choice: Choice, data: Path) -> tuple[DatasetRef, str | None, Sequence[str]]:
+def _dataset(
+    choice: Choice, data: Path, absent: list[str] | None
+) -> tuple[DatasetRef, str | None, Sequence[str]]:
     """The data set, and the names of its default source classifier and of targets that suit it."""
     assert issubclass(choice.plugin, Dataset)
     opened: Dataset[Any] = choice.plugin(choice.config, data)
-    opened.prepare()
-    ref = DatasetRef(
+    ref = _unopened(choice)
+    try:
+        opened.prepare()
+    except UserError:
+        if absent is None or opened.test_size is None:
+            raise
+        absent.append(ref.title)
+        ref = replace(ref, images="not at hand", test_size=opened.test_size)
+    else:
+        ref = replace(
+            ref,
+            images=opened.fingerprint(),
+            test_size=len(opened.load_test()),
+            class_names=tuple(opened.class_names),
+        )
+    return ref, opened.source, opened.substitutes
+
+
+def _unopened(choice: Choice) -> DatasetRef:
+    """A data set as far as it is known without its images."""
+    return DatasetRef(
         **_basics(choice),
-        images=opened.fingerprint(),
-        test_size=len(opened.load_test()),
-        class_names=tuple(opened.class_names),
         changed=choice.config.model_dump(mode="json", exclude_defaults=True),
         apart=choice.config.fields_marked("apart"),
     )
-    return ref, opened.source, opened.substitutes
 
 
 def _suited(name: str, dataset: DatasetRef, registry: Registry) -> TargetRef:

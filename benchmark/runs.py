@@ -62,6 +62,8 @@ class Prepared:
     sanity: Sanity
     plugins: Mapping[str, str]
     """SHA-256 of the plugin files that were given, by name."""
+    absent: Sequence[str] = ()
+    """Data sets without images, in a plan that is to be looked at."""
 
 
 def default_data() -> Path:
@@ -117,8 +119,11 @@ def prepare(
     only: Mapping[str, str | Collection[str]] | None = None,
     sanity: Sanity = "fast",
     trust: Sequence[str | Path] = (),
+    look: bool = False,
 ) -> Prepared:
     """Validate a grid and plan it; what is in the files of `trust` may run when classifiers are read.
+
+    A plan that is only to be looked at needs no images of data sets whose size is known.
 
     Raises:
         UserError: Anything in what the user gave is wrong.
@@ -130,12 +135,16 @@ def prepare(
     root = Path(data or default_data())
     wanted = {name: [value] if isinstance(value, str) else value for name, value in (only or {}).items()}
     trusted = trusted_files(trust)
-    plan = make_plan(resolve(grid, registry, root, trusted), protocol(), wanted, sanity=sanity)
+    absent: list[str] = []
+    products = resolve(
+        grid, registry, root, trusted, only=wanted.get("dataset", ()), absent=absent if look else None
+    )
+    plan = make_plan(products, protocol(), wanted, sanity=sanity)
     grid = replace(grid, name=f"{grid.name}-only") if wanted else grid  # a part must not pass for the whole
     budget = float("inf") if grid.budget is None else grid.budget
     workshop = Workshop(registry, opened, root, chosen, observer.training, perform, budget, trusted)
     files = {Path(path).name: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in plugins}
-    return Prepared(grid, plan, workshop, wanted, sanity, files)
+    return Prepared(grid, plan, workshop, wanted, sanity, files, absent)
 
 
 def run_prepared(prepared: Prepared, observer: Observer, out: Path) -> Finished:

@@ -12,6 +12,8 @@ from benchmark.executor import split_by_store
 from benchmark.flags import FLAGS, is_doubt
 from benchmark.runs import Finished, Prepared, read_tables
 
+_HOURS = 3600
+
 _FILES = ("records.csv", "leaderboard.csv", "substitutes.csv", "outcomes.parquet", "tables.md", "run.json")
 
 
@@ -20,20 +22,25 @@ def announcement(prepared: Prepared) -> Iterator[str]:
     plan = prepared.plan
     missing, cached = split_by_store(plan, prepared.workshop)
     yield f"{len(plan.cells)} cells, {len(plan.skipped)} of them skipped"
+    if prepared.absent:
+        yield f"  not at hand, and counted by their published size: {', '.join(prepared.absent)}"
     groups = Counter((cell.dataset.title, cell.target.label, cell.threat.name, cell.n) for cell in plan.cells)
     for (dataset, target, threat, n), count in groups.items():
         yield f"  {dataset}, {target}, {threat}: {count} cells, n = {n}"
     yield f"in the store: {len(cached)} results; to do: {len(missing)}"
     for kind, count in Counter(task.kind for task in missing).items():
         yield f"  {count} × {kind}"
-    for task in missing:
-        if task.kind.startswith("train"):
-            yield f"  needs {describe(task)}"
+    trainings = Counter(describe(task) for task in missing if task.kind.startswith("train"))
+    yield from (f"  needs {training}{f' × {n}' if n > 1 else ''}" for training, n in trainings.items())
     guess = estimate(missing, prepared.workshop.store)
-    yield f"time, from earlier timings: about {guess.seconds:.0f} s"
+    yield f"time, from earlier timings: about {_long(guess.seconds)}"
     if guess.unknown:
         kinds = sorted({f"{task.kind} {task.label}" for task in guess.unknown})
         yield f"  and {len(guess.unknown)} tasks never timed here: {', '.join(kinds)}"
+
+
+def _long(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < _HOURS else f"{seconds / 3600:.1f} h"
 
 
 def conclusion(finished: Finished, report: Path) -> Iterator[str]:

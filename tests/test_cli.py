@@ -99,6 +99,46 @@ def test_dry_run_does_nothing_but_say_what_would_be_done(command: list[object], 
     assert "to do: 0" in invoke(*command, "--dry-run").output
 
 
+ELSEWHERE = """
+from benchmark.datasets.contract import Dataset, dataset
+from benchmark.errors import UserError
+from benchmark.plugin import Config
+
+
+@dataset("elsewhere")
+class Elsewhere(Dataset[Config]):
+    image_shape, class_names, source, validation_size, test_size = (1, 8, 8), ("a", "b"), None, 5, 70
+
+    def prepare(self):
+        raise UserError("elsewhere: no images here")
+
+    def load_train(self):
+        raise NotImplementedError
+
+    load_test = fingerprint = load_train
+"""
+
+
+def test_images_that_are_not_at_hand_stop_what_needs_them_and_nothing_else(
+    command: list[object],
+    grid: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "elsewhere.py").write_text(ELSEWHERE)
+    grid.write_text(GOOD.replace("[{name: digits, n: 20}]", "[{name: digits, n: 20}, elsewhere]"))
+    both = [*command, "--plugin", tmp_path / "elsewhere.py"]
+    assert "elsewhere: no images here" in refused(capsys, monkeypatch, *both)
+    looked = invoke(*both, "--dry-run").output
+    assert "2 cells" in looked
+    assert "not at hand, and counted by their published size: elsewhere" in looked
+    assert "elsewhere, nearest-mean, black-box: 1 cells, n = 70" in looked
+    assert "needs training nearest-mean × 2" in looked
+    assert invoke(*both, "--only", "dataset=digits").exit_code == 0
+    assert "elsewhere: no images here" in refused(capsys, monkeypatch, *both, "--only", "dataset=nowhere")
+
+
 def test_only_keeps_what_it_names(command: list[object], grid: Path, tmp_path: Path) -> None:
     grid.write_text(GOOD.replace("[identity]", "[identity, median]"))
     assert invoke(*command, "--only", "defense=median").exit_code == 0

@@ -29,9 +29,12 @@ class _Cifar(Dataset[CifarConfig], ABC):
 
     image_shape = (3, 32, 32)
     validation_size = 5000
+    test_size = 10_000
     torchvision_class: ClassVar[Any]
 
     def prepare(self) -> None:
+        self.source = self.config.source
+        self.substitutes = suited_to(self.image_shape)
         there = [path for path in self._files if path.is_file()]
         for path in there:
             if not check_integrity(str(path), self._files[path]):
@@ -45,8 +48,6 @@ class _Cifar(Dataset[CifarConfig], ABC):
         if len(there) < len(self._files):
             self._download()
         self.class_names = tuple(self._loaded_test.classes)
-        self.source = self.config.source
-        self.substitutes = suited_to(self.image_shape)
 
     def _download(self) -> None:
         try:

@@ -128,12 +128,15 @@ class Dataset(Plugin[ConfigT], ABC, Generic[ConfigT]):
             none, and then the grid must name one for defenses that are trained.
         validation_size: How many of the training images are held out: a number of images, as equally as
             possible of each class, or a share of each class.
+        test_size: How many test images every copy of it has, where that is so: what a dry run counts by
+            before the files are there. `source` and `substitutes` must then not need the files either.
     """
 
     image_shape: tuple[int, int, int]
     class_names: Sequence[str]
     source: str | None
     validation_size: int | float
+    test_size: int | None = None
     substitutes: Sequence[str] = ()
     """Targets that suit its images, of which an attacker without the target trains one of another name."""
 

@@ -28,6 +28,7 @@ class _Idx(Dataset[Config], ABC):
     source = "mnist-c"
     substitutes = ("mnist-c", "mnist-a")
     validation_size = 5000
+    test_size = 10_000
     torchvision_class: ClassVar[Any]
 
     def prepare(self) -> None:

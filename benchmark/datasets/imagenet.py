@@ -52,10 +52,11 @@ class ImageNet(ClassFolders[ImageNetConfig]):
     """
 
     validation_size = 0.01
+    test_size = 50_000
 
     def prepare(self) -> None:
-        self.open(self.config.path)
         self.source = self.config.source
+        self.open(self.config.path)
 
     def preparation(self) -> Preparation:
         resize = self.config.resize or round(self.config.size / 0.875)

@@ -8,6 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+_BASE = "craft_on "
+
 _UNTOLD = ("preset", "preset_changed", "name", "sha256")
 """Parameters that are shown elsewhere in a label, or say nothing to people."""
 
@@ -45,10 +47,15 @@ def _labels(records: pd.DataFrame, name: str, config: str) -> pd.Series[str]:
 
 
 def _telling(configs: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The parameters in which configurations of one plugin differ."""
+    """The parameters in which configurations of one plugin differ; of a base, among those that have one."""
     configs = list(configs)
     keys = dict.fromkeys(key for config in configs for key in config)
-    return [key for key in keys if len({json.dumps(config.get(key)) for config in configs}) > 1]
+
+    def settings(key: str) -> set[str]:
+        with_it = [config for config in configs if key in config or not key.startswith(_BASE)]
+        return {json.dumps(config.get(key)) for config in with_it}
+
+    return [key for key in keys if len(settings(key)) > 1]
 
 
 def _label(name: str, config: Mapping[str, Any], telling: Iterable[str]) -> str:
@@ -76,7 +83,7 @@ def _flat(config: dict[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in config.items():
         if key == "craft_on":
-            flat |= {f"{key} {inner}": setting for inner, setting in value.items()}
+            flat |= {f"{_BASE}{inner}": setting for inner, setting in value.items()}
         else:  # a source that was named is told by its name; the record has the rest
             named = key.rpartition(" ")[2] == "source" and isinstance(value, dict)
             flat[key] = value["name"] if named else value

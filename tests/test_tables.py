@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 
@@ -96,6 +97,20 @@ def test_errors_are_percent_and_psnr_is_of_the_black_box_images(small_run: Runne
     black_box = records[records["threat"] == "black-box"].iloc[0]
     assert f"{100 * black_box['error']:.1f}" in text
     assert f"{black_box['psnr_adv']:.1f} / {black_box['ssim_adv']:.3f}" in text
+
+
+def test_a_base_is_told_by_its_name_and_by_what_tells_it_from_another(small_run: Runner) -> None:
+    records = small_run(threats=["black-box"])
+    config = json.loads(records["attack_config"].iloc[0])
+
+    def made_on_other(epochs: int) -> pd.DataFrame:
+        base = config | {"craft_on": {"name": "other", "epochs": epochs}}
+        return records.assign(attack_config=json.dumps(base))
+
+    one = markdown(pd.concat([records, made_on_other(4)]), "t")
+    assert "made on other" in one
+    assert "epochs" not in one
+    assert "craft_on epochs 8" in markdown(pd.concat([records, made_on_other(4), made_on_other(8)]), "t")
 
 
 def test_attacks_that_minimise_a_norm_tell_the_distance_that_it_took(small_run: Runner) -> None:

@@ -262,11 +262,9 @@ def _success(rows: list[Row]) -> Cell:
 def _distance(rows: list[Row]) -> Cell:
     """Infinite where over half of the images withstood; a doubt means that less may do."""
     judged = _judged(rows, "distance", [])
-    return (
-        replace(judged, value=mean(rows, rows[0]["norm"]), lower_bound=False)
-        if judged.status == "ok"
-        else judged,
-    )
+    if judged.status != "ok":
+        return (judged,)
+    return (replace(judged, value=mean(rows, rows[0]["norm"]), lower_bound=False),)
 
 
 def _judged(rows: list[Row], measure: str, bounds: list[tuple[float, float]]) -> Figure:

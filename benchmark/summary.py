@@ -12,7 +12,7 @@ from benchmark.executor import split_by_store
 from benchmark.flags import FLAGS, is_doubt
 from benchmark.runs import Finished, Prepared, read_tables
 
-_HOURS = 3600
+_HOUR = 3600
 
 _FILES = ("records.csv", "leaderboard.csv", "substitutes.csv", "outcomes.parquet", "tables.md", "run.json")
 
@@ -40,7 +40,7 @@ def announcement(prepared: Prepared) -> Iterator[str]:
 
 
 def _long(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < _HOURS else f"{seconds / 3600:.1f} h"
+    return f"{seconds:.0f} s" if seconds < _HOUR else f"{seconds / _HOUR:.1f} h"
 
 
 def conclusion(finished: Finished, report: Path) -> Iterator[str]:

@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 
 from benchmark.display import Silent
-from benchmark.flags import is_doubt
+from benchmark.leaderboard import withholds
 from benchmark.runs import Prepared, prepare, run_prepared
 from tests.conftest import REPOSITORY, data_root
 
@@ -261,9 +261,7 @@ def _not_certified(prepared: Prepared, construction: Construction, norm: str, ep
 
 def verdict(row: Mapping[str, Any]) -> str:
     """What a row comes to, of `VERDICTS`: robustness that is claimed must be there, and no other may pass."""
-    doubted = bool(row["reason"]) or any(
-        not flag.startswith("unchecked:") and is_doubt(flag) for flag in row["flags"].split()
-    )
+    doubted = bool(row["reason"]) or any(map(withholds, row["flags"].split()))
     if row["kind"] == "honest":
         proven = row["not_certified"]
         impossible = proven is not None and row["white_box"] > proven + _ROUNDING

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binom
+from scipy.special import bdtr
 
 _Z95 = 1.959963984540054
 _BOOTSTRAP_DRAWS = 2000
@@ -30,7 +30,7 @@ def mcnemar_less(ours: NDArray[np.bool_], theirs: NDArray[np.bool_]) -> float:
     only_theirs = int((~ours & theirs).sum())
     if only_ours + only_theirs == 0:
         return 1.0
-    return float(binom.cdf(only_ours, only_ours + only_theirs, 0.5))
+    return float(bdtr(only_ours, only_ours + only_theirs, 0.5))
 
 
 def holm(p_values: Sequence[float], level: float = 0.05) -> list[bool]:

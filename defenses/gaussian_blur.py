@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 from torch import Tensor
-from torchvision.transforms.functional import gaussian_blur
 
 from benchmark.noise import Noise
 from benchmark.plugin import Config, infer
@@ -33,5 +32,8 @@ class GaussianBlur(Defense[GaussianBlurConfig]):
             raise ValueError(f"gaussian-blur: sigma {config.sigma:g} reaches beyond {image_shape[1:]} images")
 
     def purify(self, x: Tensor, noise: Noise) -> Tensor:
+        # seconds to import, and planning needs none of it
+        from torchvision.transforms.functional import gaussian_blur
+
         blurred: Tensor = gaussian_blur(x, [self.window, self.window], [self.config.sigma, self.config.sigma])
         return blurred.clamp(0, 1)  # the window's weights add up to 1 but for rounding

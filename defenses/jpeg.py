@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchvision.io import decode_jpeg, encode_jpeg
 
 from benchmark.noise import Noise
 from benchmark.plugin import Config, infer
@@ -29,6 +28,9 @@ class Jpeg(Defense[JpegConfig]):
             raise ValueError(f"jpeg takes 1 or 3 channels, got {image_shape[0]}")
 
     def purify(self, x: Tensor, noise: Noise) -> Tensor:
+        # seconds to import, and planning needs none of it
+        from torchvision.io import decode_jpeg, encode_jpeg
+
         levels = (x.detach() * 255).round().to(torch.uint8).cpu()
         decoded = [decode_jpeg(encode_jpeg(image, quality=self.config.quality)) for image in levels]
         return torch.stack(decoded).to(device=x.device, dtype=x.dtype).div_(255)

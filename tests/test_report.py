@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from PIL import Image
 from benchmark.errors import UserError
 from benchmark.figures import Block
 from benchmark.flags import FLAGS
+from benchmark.records import Row
 from benchmark.report import write_report
 from benchmark.report.charts import charts_of
 from benchmark.report.images import (
@@ -82,11 +84,11 @@ def test_the_page_shows_real_images_with_their_predictions(
     records = pd.read_csv(run / "records.csv")
     outcomes = pd.read_parquet(run / "outcomes.parquet")
     cell = records[(records["defense"] == "median") & (records["threat"] == "black-box")].iloc[0]
-    rows = telling_rows(outcomes[outcomes["key"] == cell["key"]], 3)
+    rows = telling_rows(outcomes)[cell["key"]]
     strip = images.strip(cell["key"], rows)
     assert strip.note == ""
     assert len(strip.pictures) == 3
-    first, row = strip.pictures[0], rows.iloc[0]
+    first, row = strip.pictures[0], rows[0]
     assert first.captions[0] == f"clean: {row['label']}; pipeline says {row['clean']}"
     assert first.captions[1].endswith(f"bare target says {row['target_adversarial']}")
     assert first.captions[2].endswith(f"pipeline says {row['adversarial']}")
@@ -137,7 +139,7 @@ def test_names_that_are_code_show_as_text(run: Path) -> None:
     (run / "run.json").write_text(json.dumps(about))
 
     class Named(Images):
-        def strip(self, key: str, rows: pd.DataFrame) -> Strip:
+        def strip(self, key: str, rows: Sequence[Row]) -> Strip:
             return Strip((Picture(0, "data:,", (EVIL, EVIL, EVIL, EVIL), True),), EVIL)
 
     text = written(run, Named())
@@ -208,8 +210,17 @@ def test_large_and_coloured_images_are_made_small() -> None:
 
 
 def test_images_that_tell_most_come_first() -> None:
-    rows = pd.DataFrame({"label": [0] * 4, "clean": [1, 0, 0, 0], "adversarial": [1, 0, 1, 1]})
-    assert telling_rows(rows, 3).index.tolist() == [2, 1, 3]
+    rows = pd.DataFrame(
+        {
+            "key": ["a"] * 4 + ["b"],
+            "index": [0, 1, 2, 3, 0],
+            "label": 0,
+            "clean": [1, 0, 0, 0, 0],
+            "adversarial": [1, 0, 1, 1, 0],
+        }
+    )
+    told = telling_rows(rows)
+    assert {key: [row["index"] for row in shown] for key, shown in told.items()} == {"a": [2, 1, 3], "b": [0]}
 
 
 def test_a_row_in_doubt_is_no_point_of_the_pareto_front() -> None:

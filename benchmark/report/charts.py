@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import altair as alt
@@ -19,6 +20,9 @@ _LEGEND_COLUMNS = 2
 
 _DOUBTED = ", in doubt"
 
+_FIGURES, _FRONT = alt.NamedData("figures"), alt.NamedData("front")
+"""Filled in when a specification is done: Altair copies it often, and figures in it with it."""
+
 _SHAPES = {
     "defense": "diamond",
     "control": "circle",
@@ -31,6 +35,8 @@ _RATE = alt.Scale(domain=[0, 1])
 
 _CHOSEN = alt.selection_point(fields=["column"], bind="legend", name="chosen")
 """A click on a legend leaves one defense in colour."""
+
+Rows = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -95,7 +101,7 @@ def _known(value: float) -> float | None:
 def _heat_map(table: Table) -> Chart:
     cells = list(_cells(table))
     rows, columns = _order(cells, "row"), _order(cells, "column")
-    base = alt.Chart(_data(cells)).encode(
+    base = alt.Chart(_FIGURES).encode(
         x=alt.X("row:N", sort=rows, title=None, axis=alt.Axis(labelAngle=-40, orient="top")),
         y=alt.Y("column:N", sort=columns, title=None, axis=alt.Axis(labelLimit=170)),
         tooltip=[
@@ -117,13 +123,14 @@ def _heat_map(table: Table) -> Chart:
         text="text:N", color=alt.condition(dark, alt.value("white"), alt.value("#222"))
     )
     spec = (rectangles + text).properties(width="container", height=_ROW * len(columns))
+    title = f"Error by attack and defense – {table.title}"
     about = f"Heat map of the error in percent, attacks across and defenses down; {table.title}."
-    return Chart(f"Error by attack and defense – {table.title}", about, _plain(spec), 200 + 46 * len(rows))
+    return Chart(title, about, _filled(_plain(spec), cells), least_width=200 + 46 * len(rows))
 
 
 def _by_eps(table: Table, palette: Sequence[str]) -> Chart:
     cells = [cell | {"eps": float(cell["row"])} for cell in _cells(table) if cell["value"] is not None]
-    base = alt.Chart(_data(cells)).encode(
+    base = alt.Chart(_FIGURES).encode(
         x=alt.X("eps:Q", title="ε"), color=_color(palette), opacity=_opacity(1.0, 0.08)
     )
     band = base.mark_area().encode(
@@ -134,7 +141,7 @@ def _by_eps(table: Table, palette: Sequence[str]) -> Chart:
     line = base.mark_line(point=True).encode(y="value:Q", tooltip=_tooltip("row:N", "ε"))
     spec = (band + line.add_params(_CHOSEN)).properties(width="container", height=260)
     about = f"Error against ε with 95 % bands, one line for each defense; {table.title}."
-    return Chart(f"Error against ε – {table.title}", about, _plain(spec))
+    return Chart(f"Error against ε – {table.title}", about, _filled(_plain(spec), cells))
 
 
 def _against_time(rows: pd.DataFrame, title: str, palette: Sequence[str]) -> Chart:
@@ -152,7 +159,19 @@ def _against_time(rows: pd.DataFrame, title: str, palette: Sequence[str]) -> Cha
         for row in rows.to_dict("records")
     ]
     front = _front(points)
-    base = alt.Chart(_data(points)).encode(
+    datasets = {"front": front} if len(front) > 1 else {}
+    spec = _filled(_against_time_of(tuple(palette), dashed=bool(datasets)), points, **datasets)
+    about = (
+        f"Share of images that are right in the worst case against milliseconds per image; {title}. "
+        "The dashed line joins the defenses that no other one beats in both."
+    )
+    return Chart(f"Robustness against time – {title}", about, spec)
+
+
+@cache
+def _against_time_of(palette: Sequence[str], *, dashed: bool) -> dict[str, Any]:
+    """The chart without its figures: a run has one for each ball, and Altair takes long for each."""
+    base = alt.Chart(_FIGURES).encode(
         x=alt.X("ms:Q", title="ms per image", scale=alt.Scale(type="log")),
         color=_color(palette),
         opacity=_opacity(1.0, 0.1),
@@ -174,15 +193,11 @@ def _against_time(rows: pd.DataFrame, title: str, palette: Sequence[str]) -> Cha
     )
     bars = base.mark_rule().encode(y="low:Q", y2="high:Q")
     layers = bars + marks.add_params(_CHOSEN)
-    if len(front) > 1:
-        dashes = alt.Chart(_data(front)).mark_line(interpolate="step-after", strokeDash=[4, 3], color="gray")
+    if dashed:
+        front = alt.Chart(_FRONT)
+        dashes = front.mark_line(interpolate="step-after", strokeDash=[4, 3], color="gray")
         layers = dashes.encode(x="ms:Q", y="robust:Q") + layers
-    spec = layers.properties(width="container", height=260)
-    about = (
-        f"Share of images that are right in the worst case against milliseconds per image; {title}. "
-        "The dashed line joins the defenses that no other one beats in both."
-    )
-    return Chart(f"Robustness against time – {title}", about, _plain(spec))
+    return _plain(layers.properties(width="container", height=260))
 
 
 def _front(points: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -200,7 +215,7 @@ def _fidelity(table: Table, measure: str, title: str, palette: Sequence[str]) ->
     cells = [cell for cell in _cells(table) if cell["measure"] == measure and cell["value"] is not None]
     before = {cell["row"]: cell["value"] for cell in cells if cell["column"] == "attacked"}
     moves = [cell | {"before": before[cell["row"]]} for cell in cells if cell["column"] != "attacked"]
-    base = alt.Chart(_data(moves)).encode(
+    base = alt.Chart(_FIGURES).encode(
         y=alt.Y("row:N", sort=_order(moves, "row"), title=None, axis=alt.Axis(labelLimit=150)),
         yOffset=alt.YOffset("column:N", sort=_order(moves, "column")),
         color=_color(palette),
@@ -225,7 +240,7 @@ def _fidelity(table: Table, measure: str, title: str, palette: Sequence[str]) ->
         width="container", height=rows * max(18, 7 * columns)
     )
     about = f"{title} against the clean image: from the adversarial image (tick) to the purified one (dot)."
-    return Chart(f"{title} before and after – {table.attacker}", about, _plain(spec))
+    return Chart(f"{title} before and after – {table.attacker}", about, _filled(_plain(spec), moves))
 
 
 def _opacity(shown: float, hidden: float) -> Any:
@@ -257,8 +272,9 @@ def _order(cells: Iterable[Mapping[str, Any]], name: str) -> list[str]:
     return list(dict.fromkeys(str(cell[name]) for cell in cells))
 
 
-def _data(rows: Iterable[Mapping[str, Any]]) -> alt.InlineData:
-    return alt.InlineData(values=[dict(row) for row in rows])
+def _filled(spec: Mapping[str, Any], figures: Rows, **others: Rows) -> dict[str, Any]:
+    """A specification with the rows that it names."""
+    return {**spec, "datasets": {"figures": figures, **others}}
 
 
 def _plain(chart: Any) -> dict[str, Any]:

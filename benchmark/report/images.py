@@ -6,7 +6,7 @@ import base64
 import io
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,11 +14,14 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from benchmark.cells import Cell
 from benchmark.errors import PluginError, UserError
+from benchmark.figures import grouped
+from benchmark.records import Row
 from benchmark.runs import Prepared, prepare, read_about
 from benchmark.tasks import Score, Task
 from benchmark.work.workshop import address
@@ -27,7 +30,10 @@ _SIDE = 48
 """Larger images are shown this small."""
 
 _GAP = 2
-_TILES = 4
+
+_PICTURES = 3
+_ALL_PICTURES = 900
+"""Pictures in a report: some of each cell, fewer of each where there are very many cells."""
 
 T = TypeVar("T")
 
@@ -61,12 +67,12 @@ class Images(ABC):
     """Where the images of a run's cells are."""
 
     @abstractmethod
-    def strip(self, key: str, rows: pd.DataFrame) -> Strip:
+    def strip(self, key: str, rows: Sequence[Row]) -> Strip:
         """The pictures of some images of a cell.
 
         Args:
             key: Of the cell.
-            rows: The rows of those images, as `outcomes.parquet` has them.
+            rows: What `outcomes.parquet` says about those images.
         """
 
 
@@ -76,7 +82,7 @@ class NoImages(Images):
     def __init__(self, reason: str) -> None:
         self._reason = reason
 
-    def strip(self, key: str, rows: pd.DataFrame) -> Strip:
+    def strip(self, key: str, rows: Sequence[Row]) -> Strip:
         return Strip(note=self._reason)
 
 
@@ -88,18 +94,18 @@ class StoredImages(Images):
         self._cells = {cell.key: cell for cell in prepared.plan.cells}
         self._kept: OrderedDict[str, Any] = OrderedDict()
 
-    def strip(self, key: str, rows: pd.DataFrame) -> Strip:
+    def strip(self, key: str, rows: Sequence[Row]) -> Strip:
         cell = self._cells.get(key)
         if cell is None or not cell.scores:
             return Strip(note="No images: code or data have changed since, so this cell is another one now.")
-        pictures = [self._picture(cell, row) for row in rows.to_dict("records")]
+        pictures = [self._picture(cell, row) for row in rows]
         there = tuple(picture for picture in pictures if picture is not None)
         if len(there) < len(pictures):
             return Strip(there, "The store does not hold the images of this cell.")
         random = "The purified images are of the draw to select by; the predictions are of a fresh one."
         return Strip(there, random if cell.purifier.stochastic else "")
 
-    def _picture(self, cell: Cell, row: Mapping[Any, Any]) -> Picture | None:
+    def _picture(self, cell: Cell, row: Row) -> Picture | None:
         score = next((s for s in cell.scores if row["index"] in s.shard.indices), None)
         route = (
             None if score is None else next((c for c in score.candidates if c.route == row["route"]), None)
@@ -150,20 +156,28 @@ def images_of(run: Path, *, data: Path | None, store: str | None, plugins: Seque
         return NoImages(f"No images: the grid of the run cannot be planned here ({error}).")
 
 
-def telling_rows(outcomes: pd.DataFrame, count: int) -> pd.DataFrame:
-    """Some images that show what happened: first one that the attack broke and one that it did not.
+def telling_rows(outcomes: pd.DataFrame) -> dict[str, list[Row]]:
+    """By key of a cell some images that show what happened: first one that was broken and one that was not.
 
     Args:
-        outcomes: The rows of one cell.
-        count: How many to take at most.
+        outcomes: The rows of all cells, as `outcomes.parquet` has them.
     """
-    labels, answers = outcomes["label"].to_numpy(), outcomes["adversarial"].to_numpy()
-    was_right, is_right = outcomes["clean"].to_numpy() == labels, answers == labels
+    places = outcomes.groupby("key", observed=True, sort=False).indices
+    if not places:
+        return {}
+    count = max(1, min(_PICTURES, _ALL_PICTURES // len(places)))
+    labels, clean = outcomes["label"].to_numpy(), outcomes["clean"].to_numpy()
+    was_right, is_right = clean == labels, outcomes["adversarial"].to_numpy() == labels
+    order = [at[_telling(was_right[at], is_right[at])[:count]] for at in places.values()]
+    # One frame of what was chosen: thousands of tiny ones would take seconds.
+    return grouped(outcomes.iloc[np.concatenate(order)].to_dict("records"), "key")
+
+
+def _telling(was_right: NDArray[np.bool_], is_right: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """All images of a cell, those that tell most first."""
     broken, survived = np.flatnonzero(was_right & ~is_right), np.flatnonzero(was_right & is_right)
     rest = np.flatnonzero(~was_right)
-    order = np.concatenate([broken[:1], survived[:1], broken[1:], survived[1:], rest])
-    chosen: pd.DataFrame = outcomes.iloc[order[:count]]
-    return chosen
+    return np.concatenate([broken[:1], survived[:1], broken[1:], survived[1:], rest])
 
 
 def amplified(difference: Tensor) -> tuple[Tensor, float]:
@@ -192,7 +206,7 @@ def _image(tile: Tensor) -> Image.Image:
     return picture
 
 
-def _captions(row: Mapping[Any, Any], names: Sequence[str], factor: float) -> tuple[str, str, str, str]:
+def _captions(row: Row, names: Sequence[str], factor: float) -> tuple[str, str, str, str]:
     def name(column: str) -> str:
         return str(names[int(row[column])])
 

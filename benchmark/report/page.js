@@ -9,7 +9,10 @@
 
   function draw(place) {
     drawn.add(place);
-    const options = { actions: false, ast: true, renderer: "svg", config: { background: "transparent" } };
+    // Legends below each other: side by side a phone cuts the second.
+    const legend = { layout: { bottom: { direction: "vertical", anchor: "start" } } };
+    const config = { background: "transparent", legend };
+    const options = { actions: false, ast: true, renderer: "svg", config };
     if (isDark()) {
       options.theme = "dark";
       options.config.axis = { gridColor: "#333b45", domainColor: "#7d8793", tickColor: "#7d8793" };

@@ -31,10 +31,6 @@ from benchmark.threats import THREATS
 
 _FOLDER = Path(__file__).parent
 
-_PICTURES = 3
-_ALL_PICTURES = 900
-"""Pictures in a report: some of each cell, fewer of each where there are very many cells."""
-
 _NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}
 
 _OUTCOMES = ["key", "index", "label", "route", "clean", "target_adversarial", "adversarial"]
@@ -158,11 +154,7 @@ def _sections(blocks: Iterable[Block], board: pd.DataFrame) -> list[Section]:
 def _cells(run: Path, records: pd.DataFrame, images: Images) -> Iterable[CellText]:
     """Every cell that was tried, with the pictures of a few of its images."""
     path = run / "outcomes.parquet"
-    outcomes: dict[str, pd.DataFrame] = {}
-    if path.is_file():
-        table = pd.read_parquet(path, columns=_OUTCOMES)
-        outcomes = {str(key): rows for key, rows in table.groupby("key", observed=True, sort=False)}
-    count = max(1, min(_PICTURES, _ALL_PICTURES // max(1, len(outcomes))))
+    told = telling_rows(pd.read_parquet(path, columns=_OUTCOMES)) if path.is_file() else {}
     if records.empty:
         return
     rows = labelled(records).to_dict("records")
@@ -171,8 +163,8 @@ def _cells(run: Path, records: pd.DataFrame, images: Images) -> Iterable[CellTex
         if row["status"] == "ok":
             doubted = any(flag in FLAGS and is_doubt(flag) for flag in str(row["flags"]).split())
             error = f"{'≥ ' if doubted else ''}{100 * row['error']:.1f} %"
-        if row["key"] in outcomes:
-            strip = images.strip(row["key"], telling_rows(outcomes[row["key"]], count))
+        if row["key"] in told:
+            strip = images.strip(row["key"], told[row["key"]])
         yield CellText(row | {"flags": row["flags"] if isinstance(row["flags"], str) else ""}, error, strip)
 
 

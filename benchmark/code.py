@@ -104,12 +104,27 @@ def _version(path: Path) -> tuple[int, int]:
 
 @cache
 def _normalised(path: Path, version: tuple[int, int]) -> str:
+    return ast.unparse(_without_docstrings(path, version))
+
+
+@cache
+def _without_docstrings(path: Path, version: tuple[int, int]) -> ast.Module:
     tree = parse(path)
-    for node in ast.walk(tree):
+    for node in [tree, *_statements(tree)]:
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             body = [statement for statement in node.body if not _is_docstring(statement)]
             node.body = body or [ast.Pass()]
-    return ast.unparse(tree)
+    return tree
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """The statements below a node: a walk through every expression takes several times as long."""
+    for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+        inner = getattr(node, name, ())
+        if isinstance(inner, list):  # of a lambda or a conditional expression it is none
+            for statement in inner:
+                yield statement
+                yield from _statements(statement)
 
 
 def _is_docstring(statement: ast.stmt) -> bool:
@@ -139,12 +154,12 @@ def _collect(path: Path, module: str, files: dict[str, Path], libraries: set[str
 
 @cache
 def _imported(path: Path, module: str, version: tuple[int, int]) -> tuple[str, ...]:
-    return tuple(_imports(parse(path), module, is_package=path.name == "__init__.py"))
+    return tuple(_imports(_without_docstrings(path, version), module, is_package=path.name == "__init__.py"))
 
 
 def _imports(tree: ast.Module, module: str, *, is_package: bool) -> Iterator[str]:
     package = module if is_package else module.rpartition(".")[0]
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

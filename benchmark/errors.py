@@ -45,6 +45,10 @@ class UserError(Exception):
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
+class MissingImagesError(UserError):
+    """Images are not where they are looked for: what needs none of them can go on."""
+
+
 class PluginError(Exception):
     """A plugin broke its contract or raised; it fails its own cells and no others."""
 

@@ -24,16 +24,15 @@ class Estimate:
 
 def estimate(missing: Iterable[Task], store: Store) -> Estimate:
     """The median of earlier timings of the same plugin on the same data set, for each task."""
-    known: dict[tuple[str, str, str], float | None] = {}
+    known: dict[tuple[str, str], dict[str, float]] = {}
     seconds, unknown = 0.0, []
     for task in missing:
         data = _data(task)
         if data is None:
             continue  # probes and scores are small change
-        group = (task.kind, task.label, data)
-        if group not in known:
-            known[group] = _typical(store, *group)
-        typical = known[group]
+        if (task.kind, task.label) not in known:
+            known[task.kind, task.label] = _typical(store, task.kind, task.label)
+        typical = known[task.kind, task.label].get(data)
         if typical is None:
             unknown.append(task)
         else:
@@ -54,11 +53,12 @@ def _images(dataset: Mapping[str, Any]) -> str:
     return canonical({name: dataset[name] for name in ("name", "config", "images")})
 
 
-def _typical(store: Store, kind: str, label: str, data: str) -> float | None:
-    timings = []
+def _typical(store: Store, kind: str, label: str) -> dict[str, float]:
+    """Seconds that such a task took, by the images it was about."""
+    timings: dict[str, list[float]] = {}
     for meta in store.samples(kind, label, limit=_SAMPLES):
         task = meta.get("task", {})
         dataset = task.get("dataset") or task.get("shard", {}).get("dataset", {})
-        if dataset and _images(dataset) == data:
-            timings.append(float(meta["seconds"]))
-    return median(timings) if timings else None
+        if dataset:
+            timings.setdefault(_images(dataset), []).append(float(meta["seconds"]))
+    return {images: median(seconds) for images, seconds in timings.items()}

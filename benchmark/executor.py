@@ -47,7 +47,7 @@ def split_by_store(plan: Plan, workshop: Workshop) -> tuple[list[Task], list[Tas
     What only serves results that are there already is not done: a missing image whose outcome is
     stored is not crafted.
     """
-    stored = {task.key for task in plan.tasks if workshop.store.has(address(task))}
+    stored = {found.key for found in workshop.store.held(map(address, plan.tasks))}
     wanted: dict[str, Task] = {}
     finals = [task for cell in plan.cells for task in cell.tasks]
     waiting = [task for task in finals if task.key not in stored]

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from attacks.contract import Attack
 from benchmark.cells import ChosenAttack, ThreatRef
 from benchmark.datasets.contract import Dataset
-from benchmark.errors import Problem, UserError, told
+from benchmark.errors import MissingImagesError, Problem, UserError, told
 from benchmark.grid import Block, Choice, Grid
 from benchmark.plan import ChosenDefense, Product, SizedDataset
 from benchmark.plugin import Config, Norm
@@ -144,9 +144,11 @@ def _dataset(
     assert issubclass(choice.plugin, Dataset)
     opened: Dataset[Any] = choice.plugin(choice.config, data)
     ref = _unopened(choice)
+    if absent is None:
+        opened.download()
     try:
         opened.prepare()
-    except UserError:
+    except MissingImagesError:
         if absent is None or opened.test_size is None:
             raise
         absent.append(ref.title)

@@ -7,6 +7,7 @@ two measurements of the same process, taken in turn; medians are shown.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -49,6 +50,7 @@ def main() -> None:
         "purifiers": purifiers,
         "attacks": attacks,
         "report": report,
+        "dry-run": dry_run,
     }
     # by name only: it begins with 40 minutes of training where the store has no weights
     trained = {"shortcuts": shortcuts}
@@ -260,6 +262,40 @@ def report() -> None:
         took = timed(lambda: subprocess.run(command, check=True, capture_output=True))
         size = (out / "report.html").stat().st_size / 1e6
     print(f"report of {len(prepared.plan.cells)} cells: {took:.1f} s, {size:.1f} MB")
+
+
+_LOOK = """
+import contextlib, importlib, io, json, sys, time
+for name in json.loads(sys.stdin.read() or "[]"):
+    with contextlib.suppress(Exception):
+        importlib.import_module(name)
+from benchmark.display import Silent
+from benchmark.runs import prepare
+from benchmark.summary import announcement
+began = time.perf_counter()
+prepared = prepare("full", Silent(), store=sys.argv[1], look=True)
+list(announcement(prepared))
+took = time.perf_counter() - began
+print(json.dumps([took, len(prepared.plan.cells), sorted(sys.modules)]))
+"""
+
+
+def dry_run() -> None:
+    """`bench run --grid full --dry-run` on an empty store, when everything was imported before."""
+    with tempfile.TemporaryDirectory() as store:
+
+        def look(modules: list[str]) -> tuple[float, int, list[str]]:
+            command = [sys.executable, "-c", _LOOK, store]
+            done = subprocess.run(
+                command, input=json.dumps(modules), check=True, capture_output=True, text=True
+            )
+            took, cells, loaded = json.loads(done.stdout.splitlines()[-1])
+            return took, cells, loaded
+
+        first, cells, modules = look([])
+        rest = [look(modules)[0] for _ in range(5)]
+    beyond = f"{median(rest):.1f} s beyond imports (median of 5, least {min(rest):.1f})"
+    print(f"dry run of {cells} cells: {beyond}; {first:.1f} s with those of the plugins")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from torchvision.datasets import CIFAR10, CIFAR100
 
 from benchmark.datasets.cifar import Cifar10, Cifar100, CifarConfig
 from benchmark.datasets.npz import Npz, NpzConfig
-from benchmark.errors import UserError
+from benchmark.errors import MissingImagesError, UserError
 
 RANDOM = np.random.RandomState(0)
 ARRAYS = {
@@ -202,6 +202,6 @@ def test_cifar_that_cannot_be_downloaded_says_which_file_to_put_where(
         raise OSError("no route")
 
     monkeypatch.setattr(CIFAR10, "download", no_network)
-    with pytest.raises(UserError) as caught:
-        Cifar10(CifarConfig(), tmp_path).prepare()
+    with pytest.raises(MissingImagesError) as caught:
+        Cifar10(CifarConfig(), tmp_path).download()
     assert f"put cifar-10-python.tar.gz into {tmp_path}" in str(caught.value)

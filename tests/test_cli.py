@@ -101,7 +101,7 @@ def test_dry_run_does_nothing_but_say_what_would_be_done(command: list[object], 
 
 ELSEWHERE = """
 from benchmark.datasets.contract import Dataset, dataset
-from benchmark.errors import UserError
+from benchmark.errors import MissingImagesError, UserError
 from benchmark.plugin import Config
 
 
@@ -109,8 +109,11 @@ from benchmark.plugin import Config
 class Elsewhere(Dataset[Config]):
     image_shape, class_names, source, validation_size, test_size = (1, 8, 8), ("a", "b"), None, 5, 70
 
+    def download(self):
+        raise UserError("elsewhere: no images here, and no network")
+
     def prepare(self):
-        raise UserError("elsewhere: no images here")
+        raise MissingImagesError("elsewhere: no images here")
 
     def load_train(self):
         raise NotImplementedError
@@ -129,14 +132,19 @@ def test_images_that_are_not_at_hand_stop_what_needs_them_and_nothing_else(
     (tmp_path / "elsewhere.py").write_text(ELSEWHERE)
     grid.write_text(GOOD.replace("[{name: digits, n: 20}]", "[{name: digits, n: 20}, elsewhere]"))
     both = [*command, "--plugin", tmp_path / "elsewhere.py"]
-    assert "elsewhere: no images here" in refused(capsys, monkeypatch, *both)
-    looked = invoke(*both, "--dry-run").output
+    assert "no images here, and no network" in refused(capsys, monkeypatch, *both)
+    looked = invoke(*both, "--dry-run").output  # downloads nothing
     assert "2 cells" in looked
     assert "not at hand, and counted by their published size: elsewhere" in looked
     assert "elsewhere, nearest-mean, black-box: 1 cells, n = 70" in looked
     assert "needs training nearest-mean × 2" in looked
     assert invoke(*both, "--only", "dataset=digits").exit_code == 0
-    assert "elsewhere: no images here" in refused(capsys, monkeypatch, *both, "--only", "dataset=nowhere")
+    (tmp_path / "elsewhere.py").write_text(ELSEWHERE.replace("raise MissingImagesError", "raise UserError"))
+    assert "elsewhere: no images here" in refused(capsys, monkeypatch, *both, "--dry-run")  # they are damaged
+    (tmp_path / "elsewhere.py").write_text(ELSEWHERE)
+    assert "no images here, and no network" in refused(
+        capsys, monkeypatch, *both, "--only", "dataset=nowhere"
+    )
 
 
 def test_only_keeps_what_it_names(command: list[object], grid: Path, tmp_path: Path) -> None:

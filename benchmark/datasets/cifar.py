@@ -14,7 +14,7 @@ from torchvision.datasets.utils import check_integrity
 from benchmark.datasets.content import fingerprint_of
 from benchmark.datasets.contract import Dataset, Split, TensorSplit, dataset
 from benchmark.datasets.own import suited_to
-from benchmark.errors import Problem, UserError
+from benchmark.errors import MissingImagesError, Problem, UserError
 from benchmark.plugin import Config, apart
 
 
@@ -32,6 +32,15 @@ class _Cifar(Dataset[CifarConfig], ABC):
     test_size = 10_000
     torchvision_class: ClassVar[Any]
 
+    def download(self) -> None:
+        if all(path.is_file() for path in self._files):
+            return  # torchvision would replace one that is damaged; `prepare` tells of it
+        try:
+            self.torchvision_class(root=self.root, train=False, download=True)
+        # torchvision raises URLError, RuntimeError or OSError, depending on what went wrong where
+        except (OSError, RuntimeError) as error:
+            raise self._not_at_hand(f" and they cannot be downloaded ({error})") from error
+
     def prepare(self) -> None:
         self.source = self.config.source
         self.substitutes = suited_to(self.image_shape)
@@ -46,22 +55,17 @@ class _Cifar(Dataset[CifarConfig], ABC):
                     )
                 )
         if len(there) < len(self._files):
-            self._download()
+            raise self._not_at_hand()
         self.class_names = tuple(self._loaded_test.classes)
 
-    def _download(self) -> None:
-        try:
-            self.torchvision_class(root=self.root, train=False, download=True)
-        # torchvision raises URLError, RuntimeError or OSError, depending on what went wrong where
-        except (OSError, RuntimeError) as error:
-            archive = self.torchvision_class.filename
-            raise UserError(
-                Problem(
-                    f"{self.name}: no images under {self._folder} and they cannot be downloaded ({error})",
-                    hint=f"put {archive} into {self.root}, or name the folder above {self._folder.name}/ "
-                    "with --data or BENCH_DATA",
-                )
-            ) from error
+    def _not_at_hand(self, why: str = "") -> MissingImagesError:
+        return MissingImagesError(
+            Problem(
+                f"{self.name}: no images under {self._folder}{why}",
+                hint=f"put {self.torchvision_class.filename} into {self.root}, or name the folder above "
+                f"{self._folder.name}/ with --data or BENCH_DATA",
+            )
+        )
 
     def fingerprint(self) -> str:
         return fingerprint_of({path.name: path for path in self._files})

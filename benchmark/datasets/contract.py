@@ -118,8 +118,8 @@ class Dataset(Plugin[ConfigT], ABC, Generic[ConfigT]):
     """A data set plugin.
 
     Implement `prepare`, `load_train`, `load_test` and `fingerprint`, and state the facts below: in the
-    class, or in `prepare` where the files tell. `prepare` is called before anything else is asked. The
-    harness makes the splits.
+    class, or in `prepare` where the files tell. `prepare` is called before anything else is asked, after
+    `download` where the images are wanted and not only counted. The harness makes the splits.
 
     Facts:
         image_shape: (C, H, W) of the images.
@@ -144,12 +144,20 @@ class Dataset(Plugin[ConfigT], ABC, Generic[ConfigT]):
         super().__init__(config)
         self.root = root
 
-    @abstractmethod
-    def prepare(self) -> None:
-        """Make sure that the files are there, downloading them when that is possible, and look at them.
+    def download(self) -> None:
+        """Fetch files that are not there; a data set that is published nowhere leaves it at nothing.
 
         Raises:
-            UserError: They are absent and cannot be had, or are not what they should be; names the files.
+            UserError: They cannot be had; names the files.
+        """
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Look at the files.
+
+        Raises:
+            MissingImagesError: They are not there; names the files.
+            UserError: They are not what they should be; names the files.
         """
 
     @abstractmethod

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from torchvision import datasets as torchvision_datasets
 
 from benchmark.datasets.contract import Dataset, TensorSplit, dataset
-from benchmark.errors import Problem, UserError
+from benchmark.errors import MissingImagesError, Problem
 from benchmark.plugin import Config
 
 _FILES = (
@@ -31,20 +31,31 @@ class _Idx(Dataset[Config], ABC):
     test_size = 10_000
     torchvision_class: ClassVar[Any]
 
-    def prepare(self) -> None:
-        if all((self._folder / name).is_file() for name in _FILES):
+    def download(self) -> None:
+        if self._complete:
             return
         try:
             self.torchvision_class(root=self.root, train=True, download=True)
         # torchvision raises URLError, RuntimeError or OSError, depending on what went wrong where
         except (OSError, RuntimeError) as error:
-            raise UserError(
-                Problem(
-                    f"{self.name}: no images under {self._folder} and they cannot be downloaded ({error})",
-                    hint=f"put {', '.join(_FILES)} (unpacked) into {self._folder}, or name the folder above "
-                    f"{self._folder.parent.name}/ with --data or BENCH_DATA",
-                )
-            ) from error
+            raise self._not_at_hand(f" and they cannot be downloaded ({error})") from error
+
+    def prepare(self) -> None:
+        if not self._complete:
+            raise self._not_at_hand()
+
+    @property
+    def _complete(self) -> bool:
+        return all((self._folder / name).is_file() for name in _FILES)
+
+    def _not_at_hand(self, why: str = "") -> MissingImagesError:
+        return MissingImagesError(
+            Problem(
+                f"{self.name}: no images under {self._folder}{why}",
+                hint=f"put {', '.join(_FILES)} (unpacked) into {self._folder}, or name the folder above "
+                f"{self._folder.parent.name}/ with --data or BENCH_DATA",
+            )
+        )
 
     def fingerprint(self) -> str:
         content = hashlib.sha256()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmark.errors import Problem, UserError
+from benchmark.errors import MissingImagesError, Problem
 
 _SUITED = {(28, 28): ("mnist-c", "mnist-a"), (32, 32): ("cifar-d", "vgg13")}
 
@@ -19,11 +19,11 @@ def find(path: str, root: Path) -> Path:
     """The file or folder that a data set's `path` means: below the root of the data sets, or absolute.
 
     Raises:
-        UserError: There is nothing.
+        MissingImagesError: There is nothing.
     """
     place = root / Path(path).expanduser()
     if not place.exists():
-        raise UserError(
+        raise MissingImagesError(
             Problem(
                 "there is no such file or folder",
                 file=str(place),

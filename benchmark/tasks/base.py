@@ -42,8 +42,12 @@ class Protocol:
     code: Mapping[str, str]
     shard_size: int = SHARD_SIZE
 
-    def of(self, kind: str) -> dict[str, Any]:
-        return {"code": self.code[kind], "shard_size": self.shard_size}
+    def of(self, kind: str) -> Fixed:
+        return self._kinds[kind]
+
+    @cached_property
+    def _kinds(self) -> dict[str, Fixed]:
+        return {kind: Fixed(code=code, shard_size=self.shard_size) for kind, code in self.code.items()}
 
 
 @dataclass(frozen=True, eq=False)

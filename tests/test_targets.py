@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -357,32 +358,51 @@ def test_without_network_the_message_says_which_file_to_put_where(
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "builder", "file", "size", "mean", "std"),
+    [
+        ("resnet50", "resnet50", "resnet50-0676ba61.pth", 224, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+        # trained on pixels from -1 to 1, whatever torchvision's own means are
+        ("inception-v3", "inception_v3", "inception_v3_google-0cc3c7bd.pth", 299, [0.5] * 3, [0.5] * 3),
+    ],
+)
 def test_a_file_put_by_hand_is_compared_with_its_checksum(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    builder: str,
+    file: str,
+    size: int,
+    mean: list[float],
+    std: list[float],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from torchvision.models import ResNet50_Weights, resnet50
+    from torchvision import models
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     folder = tmp_path / "hub" / "checkpoints"
     folder.mkdir(parents=True)
     torch.manual_seed(0)
-    network = resnet50()
-    torch.save(network.state_dict(), folder / "resnet50-0676ba61.pth")
-    with pytest.raises(PluginError, match=r"resnet50-0676ba61\.pth does not begin with 0676ba61"):
-        _imagenet("resnet50").load(frozenset())
+    arguments = {"init_weights": False} if builder == "inception_v3" else {}
+    network = getattr(models, builder)(**arguments)
+    torch.save(network.state_dict(), folder / file)
+    began = file.rpartition("-")[2].removesuffix(".pth")
+    with pytest.raises(PluginError, match=rf"{re.escape(file)} does not begin with {began}"):
+        _imagenet(name).load(frozenset())
 
-    digest = hashlib.sha256((folder / "resnet50-0676ba61.pth").read_bytes()).hexdigest()[:8]
-    (folder / "resnet50-0676ba61.pth").rename(folder / f"resnet50-{digest}.pth")
-    weights = ResNet50_Weights.IMAGENET1K_V1.value
-    monkeypatch.setattr(weights, "url", f"https://download.pytorch.org/models/resnet50-{digest}.pth")
-    model = _imagenet("resnet50")
+    digest = hashlib.sha256((folder / file).read_bytes()).hexdigest()[:8]
+    renamed = file.replace(began, digest)
+    (folder / file).rename(folder / renamed)
+    model = _imagenet(name)
+    weights = model._weights(model.config)
+    monkeypatch.setattr(weights.value, "url", f"https://download.pytorch.org/models/{renamed}")
     model.load(frozenset())
     x = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
         scores = model.eval()(x)
-        large = nn.functional.interpolate(x, (224, 224), mode="bilinear")
-        mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-        expected = network.eval()((large - mean[:, None, None]) / std[:, None, None])
+        large = nn.functional.interpolate(x, (size, size), mode="bilinear")
+        normalised = (large - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+        expected = network.eval()(normalised)
+    assert scores.shape == (2, 1000)
     assert torch.allclose(scores, expected, atol=1e-3)
 
 

@@ -8,6 +8,7 @@ from statistics import median
 from typing import Any
 
 from benchmark.keys import canonical
+from benchmark.refs import DatasetRef
 from benchmark.store import Store
 from benchmark.tasks import Craft, Purify, Task, TrainAttack, TrainDefense, TrainTarget
 
@@ -24,32 +25,33 @@ class Estimate:
 
 def estimate(missing: Iterable[Task], store: Store) -> Estimate:
     """The median of earlier timings of the same plugin on the same data set, for each task."""
-    known: dict[tuple[str, str], dict[str, float]] = {}
-    seconds, unknown = 0.0, []
+    alike: dict[tuple[str, str, DatasetRef], list[Task]] = {}
     for task in missing:
-        data = _data(task)
-        if data is None:
-            continue  # probes and scores are small change
-        if (task.kind, task.label) not in known:
-            known[task.kind, task.label] = _typical(store, task.kind, task.label)
-        typical = known[task.kind, task.label].get(data)
-        if typical is None:
-            unknown.append(task)
+        dataset = _dataset(task)
+        if dataset is not None:  # probes and scores are small change
+            alike.setdefault((task.kind, task.label, dataset), []).append(task)
+    places = {(kind, label) for kind, label, _ in alike}
+    typical = {place: _typical(store, *place) for place in places}
+    seconds, unknown = 0.0, []
+    for (kind, label, dataset), tasks in alike.items():
+        known = typical[kind, label].get(_images(dataset.content))
+        if known is None:
+            unknown += tasks
         else:
-            seconds += typical
+            seconds += known * len(tasks)
     return Estimate(seconds, tuple(unknown))
 
 
-def _data(task: Task) -> str | None:
-    """Which images the task is about, and at which size: two folders may have nothing in common."""
+def _dataset(task: Task) -> DatasetRef | None:
     if isinstance(task, TrainTarget | TrainDefense | TrainAttack):
-        return _images(task.dataset.content)
+        return task.dataset
     if isinstance(task, Craft | Purify):
-        return _images(task.shard.dataset.content)
+        return task.shard.dataset
     return None
 
 
 def _images(dataset: Mapping[str, Any]) -> str:
+    """Which images a data set has, and at which size: two folders may have nothing in common."""
     return canonical({name: dataset[name] for name in ("name", "config", "images")})
 
 

@@ -11,7 +11,7 @@ from benchmark.errors import BudgetError, Failure, PluginError, UserError, told,
 from benchmark.plan import Plan
 from benchmark.tasks import Craft, Task
 from benchmark.work.perform import perform, perform_sweep
-from benchmark.work.workshop import Workshop, address
+from benchmark.work.workshop import Workshop
 
 
 class Observer(Interface):
@@ -47,7 +47,9 @@ def split_by_store(plan: Plan, workshop: Workshop) -> tuple[list[Task], list[Tas
     What only serves results that are there already is not done: a missing image whose outcome is
     stored is not crafted.
     """
-    stored = {found.key for found in workshop.store.held(map(address, plan.tasks))}
+    places = {(task.kind, task.label) for task in plan.tasks}
+    there = {key for kind, label in places for key in workshop.store.keys(kind, label)}
+    stored = {task.key for task in plan.tasks if task.key in there}
     wanted: dict[str, Task] = {}
     finals = [task for cell in plan.cells for task in cell.tasks]
     waiting = [task for task in finals if task.key not in stored]

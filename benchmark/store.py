@@ -11,7 +11,7 @@ import io
 import json
 import os
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,12 +74,13 @@ class Store:
         """Whether the entry is there, whole."""
         return bool(self._files.exists(self._path(address)))
 
-    def held(self, addresses: Iterable[Address]) -> set[Address]:
-        """Those of many addresses whose entries are there; each folder is listed once."""
-        asked = set(addresses)
-        folders = {self._folder(address) for address in asked}
-        there = {f"{folder}/{name}" for folder in folders for name in self._names(folder)}
-        return {address for address in asked if f"{self._folder(address)}/{address.key}" in there}
+    def keys(self, kind: str, label: str) -> list[str]:
+        """The keys of the entries of a kind about a plugin: for many, quicker than to ask for each."""
+        try:
+            paths = self._files.ls(f"{self._root}/{kind}/{label}", detail=False)
+        except FileNotFoundError:
+            return []
+        return [Path(path).stem for path in paths if str(path).endswith(".json")]
 
     def meta(self, address: Address) -> dict[str, Any] | None:
         """The metadata that the entry was written with; None where it is absent or was damaged."""
@@ -130,18 +131,10 @@ class Store:
 
     def samples(self, kind: str, label: str, limit: int) -> Iterator[dict[str, Any]]:
         """The metadata of up to `limit` entries of a kind about a plugin."""
-        for name in self._names(f"{self._root}/{kind}/{label}")[:limit]:
-            meta = self.meta(Address(kind, label, name))
+        for key in self.keys(kind, label)[:limit]:
+            meta = self.meta(Address(kind, label, key))
             if meta is not None:
                 yield meta
-
-    def _names(self, folder: str) -> list[str]:
-        """The keys of the entries in a folder."""
-        try:
-            paths = self._files.ls(folder, detail=False)
-        except FileNotFoundError:
-            return []
-        return [Path(path).stem for path in paths if str(path).endswith(".json")]
 
     def _delete(self, path: str) -> None:
         with suppress(FileNotFoundError):  # another run on this store was quicker

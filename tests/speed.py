@@ -1,7 +1,8 @@
 """`make speed`: ratios against a bare loop and a script, memory, purifiers, attacks, report. Asserts nothing.
 
-`python -m tests.speed shortcuts` measures what Defense-GAN's short-cuts save. Each ratio of a loop compares
-two measurements of the same process, taken in turn; medians are shown.
+`python -m tests.speed shortcuts` measures what Defense-GAN's short-cuts save, `imagenet` the memory of a run
+on large images. Each ratio of a loop compares two measurements of the same process, taken in turn; medians
+are shown.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from targets.mnist_cnn import MnistC
 from targets.recipe import RecipeConfig
 from tests.conftest import REPOSITORY, data_root
 from tests.speed_attacks import attacks
+from tests.speed_memory import imagenet, memory
 from tests.speed_purifiers import purifiers, shortcuts, timed
 
 ROUNDS = 15
@@ -52,8 +54,8 @@ def main() -> None:
         "report": report,
         "dry-run": dry_run,
     }
-    # by name only: it begins with 40 minutes of training where the store has no weights
-    trained = {"shortcuts": shortcuts}
+    # by name only: they begin with training, `shortcuts` with 40 minutes of it where the store has no weights
+    trained = {"shortcuts": shortcuts, "imagenet": imagenet}
     # [] is what argparse checks where nothing is named
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("part", nargs="*", default=list(parts), choices=[*parts, *trained, []])
@@ -189,53 +191,6 @@ def straightforward(prepared: Prepared) -> None:
             adversarial = torch.from_numpy(np.asarray(found))
         with torch.no_grad():
             target(purifier(adversarial)).argmax(dim=1)
-
-
-def memory() -> None:
-    """Peak memory of a whole run with 1,000 and with 10,000 images of MNIST."""
-    root = data_root()
-    if root is None:
-        print("memory: skipped, it needs the MNIST files: name their folder with BENCH_DATA")
-        return
-    peaks = {n: _peak(root, n) for n in (1000, 10_000)}
-    print(
-        f"peak memory: {peaks[1000]:.0f} MB with n 1,000, {peaks[10_000]:.0f} MB with n 10,000, "
-        f"ratio {peaks[10_000] / peaks[1000]:.3f}"
-    )
-
-
-def _peak(root: Path, n: int) -> float:
-    """Peak resident megabytes of a process that runs a grid of fast attacks with every file written."""
-    with tempfile.TemporaryDirectory() as folder:
-        grid = Path(folder) / "grid.yaml"
-        grid.write_text(
-            f"datasets: [{{name: mnist, n: {n}}}]\n"
-            "targets: [{name: mnist-c, epochs: 1}]\n"
-            "defenses: [identity, round8, median]\n"
-            "attacks: [{name: fgsm, eps: [0.1, 0.2, 0.3]}, {name: pgd, eps: 0.3, steps: 2}]\n"
-            "threats: [black-box, white-box]\n"
-        )
-        code = (
-            "import resource, sys; from benchmark.cli import app\n"
-            "try: app(sys.argv[1:])\n"
-            "finally: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-        )
-        arguments = [
-            "run",
-            "--grid",
-            grid,
-            "--data",
-            root,
-            "--store",
-            f"{folder}/store",
-            "--out",
-            f"{folder}/out",
-        ]
-        done = subprocess.run(
-            [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=True
-        )
-    scale = 1e6 if sys.platform == "darwin" else 1e3
-    return int(done.stdout.split()[-1]) / scale
 
 
 def report() -> None:

@@ -11,7 +11,7 @@ from benchmark.errors import BudgetError, Failure, PluginError, UserError, told,
 from benchmark.plan import Plan
 from benchmark.tasks import Craft, Task
 from benchmark.work.perform import perform, perform_sweep
-from benchmark.work.workshop import Workshop
+from benchmark.work.workshop import Workshop, address
 
 
 class Observer(Interface):
@@ -47,9 +47,7 @@ def split_by_store(plan: Plan, workshop: Workshop) -> tuple[list[Task], list[Tas
     What only serves results that are there already is not done: a missing image whose outcome is
     stored is not crafted.
     """
-    places = {(task.kind, task.label) for task in plan.tasks}
-    there = {key for kind, label in places for key in workshop.store.keys(kind, label)}
-    stored = {task.key for task in plan.tasks if task.key in there}
+    stored = {task.key for task in plan.tasks if workshop.store.has(address(task))}
     wanted: dict[str, Task] = {}
     finals = [task for cell in plan.cells for task in cell.tasks]
     waiting = [task for task in finals if task.key not in stored]

@@ -74,14 +74,6 @@ class Store:
         """Whether the entry is there, whole."""
         return bool(self._files.exists(self._path(address)))
 
-    def keys(self, kind: str, label: str) -> list[str]:
-        """The keys of the entries of a kind about a plugin: for many, quicker than to ask for each."""
-        try:
-            paths = self._files.ls(f"{self._root}/{kind}/{label}", detail=False)
-        except FileNotFoundError:
-            return []
-        return [Path(path).stem for path in paths if str(path).endswith(".json")]
-
     def meta(self, address: Address) -> dict[str, Any] | None:
         """The metadata that the entry was written with; None where it is absent or was damaged."""
         entry = self._entry(address)
@@ -131,8 +123,14 @@ class Store:
 
     def samples(self, kind: str, label: str, limit: int) -> Iterator[dict[str, Any]]:
         """The metadata of up to `limit` entries of a kind about a plugin."""
-        for key in self.keys(kind, label)[:limit]:
-            meta = self.meta(Address(kind, label, key))
+        folder = f"{self._root}/{kind}/{label}"
+        if not self._files.exists(folder):
+            return
+        names = [
+            Path(name).stem for name in self._files.ls(folder, detail=False) if str(name).endswith(".json")
+        ]
+        for name in names[:limit]:
+            meta = self.meta(Address(kind, label, name))
             if meta is not None:
                 yield meta
 
@@ -175,6 +173,8 @@ class Store:
             entry = json.loads(self._files.cat_file(self._path(address)))
             if isinstance(entry["payload"], str) and isinstance(entry["meta"], dict):
                 return dict(entry)
+        except FileNotFoundError:
+            return None  # another run has removed it
         except (ValueError, KeyError, TypeError):
             pass  # half an entry is a damaged one
         self._set_aside(address)

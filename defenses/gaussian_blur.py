@@ -30,10 +30,11 @@ class GaussianBlur(Defense[GaussianBlurConfig]):
         self.window = 2 * math.ceil(3 * config.sigma) + 1
         if self.window // 2 >= min(image_shape[1:]):
             raise ValueError(f"gaussian-blur: sigma {config.sigma:g} reaches beyond {image_shape[1:]} images")
-
-    def purify(self, x: Tensor, noise: Noise) -> Tensor:
-        # seconds to import, and planning needs none of it
+        # Seconds to import: planning makes no instance, and the time of a purification must not hold them.
         from torchvision.transforms.functional import gaussian_blur
 
-        blurred: Tensor = gaussian_blur(x, [self.window, self.window], [self.config.sigma, self.config.sigma])
+        self._blur = gaussian_blur
+
+    def purify(self, x: Tensor, noise: Noise) -> Tensor:
+        blurred: Tensor = self._blur(x, [self.window, self.window], [self.config.sigma, self.config.sigma])
         return blurred.clamp(0, 1)  # the window's weights add up to 1 but for rounding

@@ -26,11 +26,12 @@ class Jpeg(Defense[JpegConfig]):
         super().__init__(config, image_shape, num_classes)
         if image_shape[0] not in (1, 3):
             raise ValueError(f"jpeg takes 1 or 3 channels, got {image_shape[0]}")
-
-    def purify(self, x: Tensor, noise: Noise) -> Tensor:
-        # seconds to import, and planning needs none of it
+        # Seconds to import: planning makes no instance, and the time of a purification must not hold them.
         from torchvision.io import decode_jpeg, encode_jpeg
 
+        self._encode, self._decode = encode_jpeg, decode_jpeg
+
+    def purify(self, x: Tensor, noise: Noise) -> Tensor:
         levels = (x.detach() * 255).round().to(torch.uint8).cpu()
-        decoded = [decode_jpeg(encode_jpeg(image, quality=self.config.quality)) for image in levels]
+        decoded = [self._decode(self._encode(image, quality=self.config.quality)) for image in levels]
         return torch.stack(decoded).to(device=x.device, dtype=x.dtype).div_(255)

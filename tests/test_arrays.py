@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import shutil
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -193,6 +195,43 @@ def test_a_damaged_cifar_file_is_named_and_never_unpickled(
     with pytest.raises(UserError) as caught:
         Cifar10(CifarConfig(), tmp_path).prepare()
     assert str(caught.value).startswith(f"{damaged}: is not the cifar10 file of that name")
+
+
+def test_a_damaged_cifar_file_is_not_replaced_where_another_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _write(CIFAR10, tmp_path, monkeypatch)
+    folder = tmp_path / "cifar-10-batches-py"
+    (folder / "data_batch_3").write_bytes(b"mine")
+    (folder / "data_batch_4").unlink()
+    _pack(folder, monkeypatch)
+    with pytest.raises(UserError, match="data_batch_3: is not the cifar10 file of that name"):
+        Cifar10(CifarConfig(), tmp_path).download()
+    assert (folder / "data_batch_3").read_bytes() == b"mine"
+
+
+def test_looking_at_cifar_downloads_nothing_and_unpacks_what_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked(request: Any, *_: Any, **__: Any) -> None:
+        raise AssertionError(f"{request} was asked for")
+
+    monkeypatch.setattr("urllib.request.urlopen", asked)
+    data = Cifar10(CifarConfig(), tmp_path)
+    with pytest.raises(MissingImagesError, match="no images under"):
+        data.prepare()
+    _write(CIFAR10, tmp_path, monkeypatch)
+    _pack(tmp_path / "cifar-10-batches-py", monkeypatch)
+    shutil.rmtree(tmp_path / "cifar-10-batches-py")
+    data.prepare()
+    assert len(data.load_test()) == 3
+
+
+def _pack(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = folder.parent / CIFAR10.filename
+    with tarfile.open(archive, "w:gz") as packed:
+        packed.add(folder, folder.name)
+    monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(archive.read_bytes()).hexdigest())
 
 
 def test_cifar_that_cannot_be_downloaded_says_which_file_to_put_where(

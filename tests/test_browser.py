@@ -164,6 +164,14 @@ def test_it_fits_a_phone_in_the_light_and_in_the_dark(chromium: Any, page: Path)
     seen = Seen(chromium, page, 390)
     light = seen.ask("getComputedStyle(document.body).backgroundColor")
     assert seen.ask("document.documentElement.scrollWidth") <= 390
+    # legends below each other: the last one would stand beyond the edge of its chart
+    beyond = (
+        "[...document.querySelectorAll('[data-chart] svg .role-legend-label text')]"
+        ".filter((text) => text.getBoundingClientRect().right"
+        " > text.closest('svg').getBoundingClientRect().right + 1).length"
+    )
+    assert seen.ask("document.querySelectorAll('[data-chart] svg .role-legend-label text').length") > 10
+    assert seen.ask(beyond) == 0
     seen.press("#theme")
     assert seen.ask("getComputedStyle(document.body).backgroundColor") != light
     seen.wait("document.querySelectorAll('[data-chart] svg').length")

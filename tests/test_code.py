@@ -107,6 +107,15 @@ def test_a_plugin_file_has_the_same_fingerprint_in_every_folder(tmp_path: Path) 
         "from .helper import shift",
         "from . import helper",
         "def late():\n    from .helper import shift",
+        "class Within:\n    def late(self):\n        from .helper import shift",
+        "if True:\n    pass\nelse:\n    from .helper import shift",
+        "try:\n    from .helper import shift\nfinally:\n    pass",
+        "try:\n    pass\nexcept ImportError:\n    from .helper import shift",
+        "try:\n    pass\nexcept ImportError:\n    pass\nelse:\n    from .helper import shift",
+        "try:\n    pass\nfinally:\n    from .helper import shift",
+        "with open(__file__):\n    from .helper import shift",
+        "for _ in ():\n    pass\nelse:\n    from .helper import shift",
+        "match 1:\n    case 1:\n        from .helper import shift",
     ],
 )
 def test_a_change_in_an_imported_module_of_the_plugins_own_package_changes_the_fingerprint(

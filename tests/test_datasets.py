@@ -12,7 +12,7 @@ from benchmark.datasets.digits import Digits
 from benchmark.datasets.folder import Folder, FolderConfig
 from benchmark.datasets.idx import FashionMnist, Mnist
 from benchmark.doctor import examine
-from benchmark.errors import UserError
+from benchmark.errors import MissingImagesError, UserError
 from benchmark.output import read_class_names
 from benchmark.plugin import Config
 from benchmark.registry import default_registry
@@ -63,6 +63,21 @@ def test_real_files_load_in_full(real_data: Path, plugin: type[Mnist] | type[Fas
         dataset.load_test().labels[:4].tolist() == {Mnist: [7, 2, 1, 0], FashionMnist: [9, 2, 1, 1]}[plugin]
     )
     assert len(dataset.class_names) == 10
+
+
+@pytest.mark.parametrize("plugin", [Mnist, FashionMnist])
+def test_looking_at_mnist_downloads_nothing(
+    plugin: type[Mnist], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked(request: object, *_: object, **__: object) -> None:
+        raise AssertionError(f"{request} was asked for")
+
+    monkeypatch.setattr("urllib.request.urlopen", asked)
+    data = plugin(Config(), tmp_path)
+    with pytest.raises(MissingImagesError, match="no images under"):
+        data.prepare()
+    with pytest.raises(AssertionError, match="was asked for"):
+        data.download()
 
 
 @pytest.mark.data

@@ -12,7 +12,7 @@ from torchvision.datasets import ImageNet as Torchvision
 
 from benchmark.datasets.imagenet import ImageNet, ImageNetConfig
 from benchmark.datasets.streaming import StreamedSplit
-from benchmark.errors import UserError
+from benchmark.errors import MissingImagesError, UserError
 from tests.pictures import picture, write_classes
 
 WNIDS = ("n01440764", "n01443537", "n01484850", "n02123045")
@@ -78,6 +78,12 @@ def test_folders_of_all_wordnet_ids_alone_are_there_to_test_on(tmp_path: Path) -
     first = splits.test.labels[:200].tolist()
     assert len(set(first)) == 200
     assert 60 < sum(label >= 500 for label in first) < 140
+
+
+def test_an_empty_folder_has_no_images(tmp_path: Path) -> None:
+    (tmp_path / "imagenet").mkdir()
+    with pytest.raises(MissingImagesError, match="imagenet: is empty"):
+        opened(tmp_path)
 
 
 @pytest.mark.parametrize(

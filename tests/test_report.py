@@ -6,7 +6,7 @@ import base64
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -238,14 +238,36 @@ def test_a_row_in_doubt_is_no_point_of_the_pareto_front() -> None:
         }
     )
 
-    def drawn(shown: pd.DataFrame) -> list[list[dict[str, object]]]:
+    def drawn(shown: pd.DataFrame) -> dict[str, list[dict[str, object]]]:
         (chart,) = charts_of(Block("d", "t", 10, "", ()), shown)
-        return list(chart.spec["datasets"].values())
+        return chart.spec["datasets"]
 
-    (points,) = drawn(rows)  # `sure` beats `slow` in both, and a front of one point is no line
-    assert {point["column"]: point["kind"] for point in points}["doubted"] == "defense, in doubt"
-    front = next(values for values in drawn(rows.assign(bound="found")) if "column" not in values[0])
+    found = drawn(rows)  # `sure` beats `slow` in both, and a front of one point is no line
+    assert list(found) == ["figures"]
+    assert {point["column"]: point["kind"] for point in found["figures"]}["doubted"] == "defense, in doubt"
+    front = drawn(rows.assign(bound="found"))["front"]
     assert front == [{"ms": 1.0, "robust": 0.5}, {"ms": 2.0, "robust": 0.9}]
+
+
+def test_a_defense_has_one_colour_on_the_whole_page(run: Path) -> None:
+    page = written(run, NoImages("none"))
+    specs = json.loads(page.partition('id="specs">')[2].partition("</script>")[0])
+
+    def domains(part: object) -> Iterator[list[str]]:
+        if isinstance(part, dict):
+            if part.get("field") == "column" and "scale" in part:
+                yield part["scale"]["domain"]
+            for inner in part.values():
+                yield from domains(inner)
+        elif isinstance(part, list):
+            for inner in part:
+                yield from domains(inner)
+
+    found = [next(domains(spec), None) for spec in specs]
+    coloured = [names for names in found if names is not None]
+    assert len(coloured) > 2
+    assert all(names == coloured[0] for names in coloured)
+    assert "median" in coloured[0]
 
 
 def test_the_page_sets_figures_beside_those_of_papers(run: Path) -> None:

@@ -153,7 +153,7 @@ class Dataset(Plugin[ConfigT], ABC, Generic[ConfigT]):
 
     @abstractmethod
     def prepare(self) -> None:
-        """Look at the files.
+        """Look at the files, and download none: a dry run prepares too.
 
         Raises:
             MissingImagesError: They are not there; names the files.

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
 
 from torchvision import datasets as torchvision_datasets
 
-from benchmark.datasets.contract import Dataset, TensorSplit, dataset
-from benchmark.errors import MissingImagesError, Problem
+from benchmark.datasets.contract import TensorSplit, dataset
+from benchmark.datasets.published import Published
 from benchmark.plugin import Config
 
 _FILES = (
@@ -21,7 +21,7 @@ _FILES = (
 )
 
 
-class _Idx(Dataset[Config], ABC):
+class _Idx(Published[Config], ABC):
     """28×28 grey images in the four IDX files of MNIST."""
 
     image_shape = (1, 28, 28)
@@ -29,38 +29,30 @@ class _Idx(Dataset[Config], ABC):
     substitutes = ("mnist-c", "mnist-a")
     validation_size = 5000
     test_size = 10_000
-    torchvision_class: ClassVar[Any]
-
-    def download(self) -> None:
-        if self._complete:
-            return
-        try:
-            self.torchvision_class(root=self.root, train=True, download=True)
-        # torchvision raises URLError, RuntimeError or OSError, depending on what went wrong where
-        except (OSError, RuntimeError) as error:
-            raise self._not_at_hand(f" and they cannot be downloaded ({error})") from error
-
-    def prepare(self) -> None:
-        if not self._complete:
-            raise self._not_at_hand()
 
     @property
-    def _complete(self) -> bool:
-        return all((self._folder / name).is_file() for name in _FILES)
+    def folder(self) -> Path:
+        return self.root / str(self.torchvision_class.__name__) / "raw"
 
-    def _not_at_hand(self, why: str = "") -> MissingImagesError:
-        return MissingImagesError(
-            Problem(
-                f"{self.name}: no images under {self._folder}{why}",
-                hint=f"put {', '.join(_FILES)} (unpacked) into {self._folder}, or name the folder above "
-                f"{self._folder.parent.name}/ with --data or BENCH_DATA",
-            )
+    @property
+    def files(self) -> Collection[Path]:
+        return [self.folder / name for name in _FILES]
+
+    @property
+    def archives(self) -> Mapping[Path, str]:
+        return {self.folder / name: md5 for name, md5 in self.torchvision_class.resources}
+
+    @property
+    def hint(self) -> str:
+        return (
+            f"put {', '.join(_FILES)} (unpacked) into {self.folder}, or name the folder above "
+            f"{self.folder.parent.name}/ with --data or BENCH_DATA"
         )
 
     def fingerprint(self) -> str:
         content = hashlib.sha256()
-        for name in _FILES:
-            content.update((self._folder / name).read_bytes())
+        for path in self.files:
+            content.update(path.read_bytes())
         return content.hexdigest()
 
     def load_train(self) -> TensorSplit:
@@ -68,10 +60,6 @@ class _Idx(Dataset[Config], ABC):
 
     def load_test(self) -> TensorSplit:
         return self._load(train=False)
-
-    @property
-    def _folder(self) -> Path:
-        return self.root / str(self.torchvision_class.__name__) / "raw"
 
     def _load(self, *, train: bool) -> TensorSplit:
         loaded = self.torchvision_class(root=self.root, train=train, download=False)

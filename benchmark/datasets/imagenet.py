@@ -14,7 +14,7 @@ from benchmark.datasets.class_folders import ClassFolders, Found, Listing
 from benchmark.datasets.contract import dataset
 from benchmark.datasets.pictures import Preparation
 from benchmark.datasets.tree import Tree, class_images
-from benchmark.errors import Problem, UserError, told
+from benchmark.errors import MissingImagesError, Problem, UserError, told
 from benchmark.plugin import Config, apart, param
 
 _CLASSES = 1000
@@ -64,6 +64,8 @@ class ImageNet(ClassFolders[ImageNetConfig]):
 
     def look(self, tree: Tree) -> Found:
         top = tree.folders_in("")
+        if not top:
+            raise MissingImagesError(Problem("is empty", file=str(tree.path)))
         if not any(_WNID.fullmatch(name) for name in top) and "val" not in top:
             raise UserError(
                 Problem(

@@ -170,7 +170,12 @@ def _against_time(rows: pd.DataFrame, title: str, palette: Sequence[str]) -> Cha
 
 @cache
 def _against_time_of(palette: Sequence[str], *, dashed: bool) -> dict[str, Any]:
-    """The chart without its figures: a run has one for each ball, and Altair takes long for each."""
+    """The chart without its figures: a run has one for each ball, and Altair takes long for each.
+
+    Args:
+        palette: Names of the defenses.
+        dashed: Whether there is a front; without figures it would have Vega complain.
+    """
     base = alt.Chart(_FIGURES).encode(
         x=alt.X("ms:Q", title="ms per image", scale=alt.Scale(type="log")),
         color=_color(palette),

@@ -93,7 +93,6 @@ class Workshop:
         def open_it() -> Dataset[Any]:
             cls, config = self.plugin("dataset", ref)
             opened: Dataset[Any] = cls(config, self._data)
-            opened.download()
             opened.prepare()
             return opened
 

@@ -101,7 +101,7 @@ def test_verdicts_of_many_draws_and_of_one_are_not_mixed(session_store: str, tmp
     plain = grid(defenses=[{"name": "declared-noise", "noise": 0.6}])
     del plain["name"]
     weak = plain | {"attacks": [{"name": "fgsm", "eps": 0.02}]}
-    unlucky = plain | {"threats": [{"name": "black-box", "judge": "worst-8"}]}
+    unlucky = plain | {"threats": [{"name": "black-box", "judge": "worst-32"}]}
     error = []
     for number, blocks in enumerate(([weak], [weak, unlucky])):
         out = tmp_path / str(number)

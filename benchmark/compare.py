@@ -80,18 +80,17 @@ def compare(records: pd.DataFrame, name: str, stand_ins: Mapping[str, str] | Non
     Raises:
         UserError: There is no such paper.
     """
-    ours = [_read(row, stand_ins or {}) for row in records[records["status"] == "ok"].to_dict("records")]
-    return [_paired(row, ours) for row in published(name)]
+    rows = published(name)
+    plain = records["dataset"].astype(str).str.partition(" ")[0]
+    known = records.assign(counts_as=plain.replace(dict(stand_ins or {})))
+    comparable = known["counts_as"].isin({row["dataset"] for row in rows}) & (known["status"] == "ok")
+    ours = [_read(row) for row in known[comparable].to_dict("records")]
+    return [_paired(row, ours) for row in rows]
 
 
-def _read(row: Mapping[Any, Any], stand_ins: Mapping[str, str]) -> dict[str, Any]:
-    """A record with its configurations as mappings, and the data set that it counts as."""
-    name = str(row["dataset"]).partition(" ")[0]
-    return {
-        **row,
-        "counts_as": stand_ins.get(name, name),
-        **{column: json.loads(row[column]) for column in _CONFIGS},
-    }
+def _read(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """A record with its configurations as mappings."""
+    return {**row, **{column: json.loads(row[column]) for column in _CONFIGS}}
 
 
 def _paired(row: Mapping[str, Any], records: Sequence[dict[str, Any]]) -> Pair:

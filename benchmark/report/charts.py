@@ -248,8 +248,8 @@ def _fidelity(table: Table, measure: str, title: str, palette: Sequence[str]) ->
     return Chart(f"{title} before and after – {table.attacker}", about, _filled(_plain(spec), moves))
 
 
-def _opacity(shown: float, hidden: float) -> Any:
-    return alt.when(_CHOSEN).then(alt.value(shown)).otherwise(alt.value(hidden))
+def _opacity(shown: float, hidden: float) -> alt.OpacityValue:
+    return alt.OpacityValue(hidden, condition={"param": _CHOSEN.name, "value": shown})
 
 
 def _color(names: Sequence[str]) -> alt.Color:

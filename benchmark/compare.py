@@ -81,7 +81,7 @@ def compare(records: pd.DataFrame, name: str, stand_ins: Mapping[str, str] | Non
         UserError: There is no such paper.
     """
     rows = published(name)
-    plain = records["dataset"].astype(str).str.partition(" ")[0]
+    plain = records["dataset"].astype(str).str.split(" ").str[0]
     known = records.assign(counts_as=plain.replace(dict(stand_ins or {})))
     comparable = known["counts_as"].isin({row["dataset"] for row in rows}) & (known["status"] == "ok")
     ours = [_read(row) for row in known[comparable].to_dict("records")]

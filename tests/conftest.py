@@ -21,6 +21,16 @@ def data_root() -> Path | None:
     return None
 
 
+@pytest.fixture
+def no_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks the network for anything fails the test."""
+
+    def asked(request: object, *_: object, **__: object) -> None:
+        raise AssertionError(f"{request} was asked for")
+
+    monkeypatch.setattr("urllib.request.urlopen", asked)
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """MNIST and Fashion-MNIST; skips where they are not, unless BENCH_REQUIRE_DATA forbids that."""

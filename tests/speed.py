@@ -220,7 +220,7 @@ def report() -> None:
 
 
 _LOOK = """
-import contextlib, importlib, io, json, sys, time
+import contextlib, importlib, json, sys, time
 for name in json.loads(sys.stdin.read() or "[]"):
     with contextlib.suppress(Exception):
         importlib.import_module(name)

@@ -211,12 +211,8 @@ def test_a_damaged_cifar_file_is_not_replaced_where_another_is_missing(
 
 
 def test_looking_at_cifar_downloads_nothing_and_unpacks_what_is_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_requests: None
 ) -> None:
-    def asked(request: Any, *_: Any, **__: Any) -> None:
-        raise AssertionError(f"{request} was asked for")
-
-    monkeypatch.setattr("urllib.request.urlopen", asked)
     data = Cifar10(CifarConfig(), tmp_path)
     with pytest.raises(MissingImagesError, match="no images under"):
         data.prepare()

@@ -47,6 +47,10 @@ def one(*rows: dict[str, Any], **wanted: Any) -> Pair:
     return pair
 
 
+def test_a_run_without_rows_has_no_figures() -> None:
+    assert beside(pd.DataFrame(columns=list(COLUMNS))) == []
+
+
 def test_a_figure_stands_beside_ours_with_its_interval() -> None:
     pair = one(record())
     assert (pair.theirs, pair.ours, pair.n, pair.differs) == (0.028, 0.03, 100, ())

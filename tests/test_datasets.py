@@ -66,13 +66,7 @@ def test_real_files_load_in_full(real_data: Path, plugin: type[Mnist] | type[Fas
 
 
 @pytest.mark.parametrize("plugin", [Mnist, FashionMnist])
-def test_looking_at_mnist_downloads_nothing(
-    plugin: type[Mnist], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def asked(request: object, *_: object, **__: object) -> None:
-        raise AssertionError(f"{request} was asked for")
-
-    monkeypatch.setattr("urllib.request.urlopen", asked)
+def test_looking_at_mnist_downloads_nothing(plugin: type[Mnist], tmp_path: Path, no_requests: None) -> None:
     data = plugin(Config(), tmp_path)
     with pytest.raises(MissingImagesError, match="no images under"):
         data.prepare()

@@ -33,10 +33,6 @@ class _Cifar(Published[CifarConfig], ABC):
     validation_size = 5000
     test_size = 10_000
 
-    def download(self) -> None:
-        self._check_those_there()
-        super().download()
-
     def prepare(self) -> None:
         self.source = self.config.source
         self.substitutes = suited_to(self.image_shape)
@@ -44,8 +40,11 @@ class _Cifar(Published[CifarConfig], ABC):
         super().prepare()
         self.class_names = tuple(self._loaded_test.classes)
 
+    def fetch(self) -> None:
+        self._check_those_there()  # one of the user's is never replaced without a word
+        super().fetch()
+
     def _check_those_there(self) -> None:
-        """A file of the user's is never replaced by another of its name without a word."""
         for path, md5 in self._checksums.items():
             if path.is_file() and not check_integrity(str(path), md5):
                 raise UserError(

@@ -43,20 +43,25 @@ class Published(Dataset[ConfigT], ABC, Generic[ConfigT]):
 
     def download(self) -> None:
         if not self._complete:
-            self._fetch()
+            self.fetch()
 
     def prepare(self) -> None:
         if self._complete:
             return
         if not all(check_integrity(str(path), md5) for path, md5 in self.archives.items()):
             raise self._missing()
-        self._fetch()  # asks nobody for an archive that is there
+        self.fetch()  # asks nobody for an archive that is there
 
     @property
     def _complete(self) -> bool:
         return all(path.is_file() for path in self.files)
 
-    def _fetch(self) -> None:
+    def fetch(self) -> None:
+        """Have torchvision unpack its archives, and download those that are not there.
+
+        Raises:
+            MissingImagesError: They cannot be had.
+        """
         try:
             self.torchvision_class(root=self.root, train=False, download=True)
         # torchvision raises URLError, RuntimeError or OSError, depending on what went wrong where

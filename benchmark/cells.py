@@ -115,12 +115,12 @@ class Cell:
         return digest({"identity": self.identity, "scores": [score.key for score in self.scores]})
 
     @property
-    def attack_config(self) -> dict[str, Any]:
+    def attack_config(self) -> str:
         """The attack's parameters, less those with a column of their own, and what it was run on."""
-        own = {k: v for k, v in self.attack.config.items() if k not in ("eps", "backend")}
-        if self.craft_on is not None:
-            own["craft_on"] = {"name": self.craft_on.label} | dict(self.craft_on.target.config)
-        return own
+        if self.craft_on is None:
+            return self.attack.config_text
+        base = {"name": self.craft_on.label} | dict(self.craft_on.target.config)
+        return canonical(self.attack.shown | {"craft_on": base})
 
     @property
     def attack_label(self) -> str:
@@ -137,7 +137,7 @@ class Cell:
             "defense": self.purifier.name,
             "defense_config": self.purifier.config_text,
             "attack": self.attack.name,
-            "attack_config": canonical(self.attack_config),
+            "attack_config": self.attack_config,
             "backend": self.attack.backend,
             "threat": self.threat.name,
             "threat_config": self.threat.config_text,

@@ -6,6 +6,7 @@ import ast
 import hashlib
 import importlib.metadata
 import importlib.util
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ PROJECT_PACKAGES = frozenset({"benchmark", "defenses", "attacks", "targets"})
 
 _FRAMEWORK = frozenset({"torch", "numpy", "pydantic"})
 """Libraries that every plugin rests on; their releases do not change what a plugin is."""
+
+_FIRST_NAMES = re.compile(r"^[^/.,]+", re.MULTILINE)
+"""The first part of each path, one to a line: a package, or a module less its suffixes."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,12 @@ def parse(path: Path) -> ast.Module:
 def declarations(path: Path, kinds: Iterable[str]) -> Iterator[Declaration]:
     """The plugins that a file declares, read from its decorators without running it."""
     kinds = frozenset(kinds)
-    for node in parse(path).body:
+    return (declared for declared in _read(path, _version(path)).declared if declared.kind in kinds)
+
+
+def _declared(tree: ast.Module, path: Path) -> Iterator[Declaration]:
+    """Whatever a decorator with a name may declare, of any kind."""
+    for node in tree.body:
         if not isinstance(node, ast.ClassDef):
             continue
         summary = (ast.get_docstring(node) or "").split("\n\n")[0].replace("\n", " ")
@@ -65,7 +74,7 @@ def declarations(path: Path, kinds: Iterable[str]) -> Iterator[Declaration]:
             match decorator:
                 case ast.Call(
                     func=ast.Name(id=kind) | ast.Attribute(attr=kind), args=[ast.Constant(value=str(name))]
-                ) if kind in kinds:
+                ):
                     yield Declaration(kind, name, node.name, summary, path, node.lineno)
 
 
@@ -104,17 +113,27 @@ def _version(path: Path) -> tuple[int, int]:
 
 @cache
 def _normalised(path: Path, version: tuple[int, int]) -> str:
-    return ast.unparse(_without_docstrings(path, version))
+    return ast.unparse(_read(path, version).code)
+
+
+@dataclass(frozen=True)
+class _File:
+    """What a file declares, and its code without docstrings."""
+
+    declared: tuple[Declaration, ...]
+    code: ast.Module
 
 
 @cache
-def _without_docstrings(path: Path, version: tuple[int, int]) -> ast.Module:
+def _read(path: Path, version: tuple[int, int]) -> _File:
+    """A file, parsed once for all that is asked of it."""
     tree = parse(path)
+    declared = tuple(_declared(tree, path))
     for node in [tree, *_statements(tree)]:
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             body = [statement for statement in node.body if not _is_docstring(statement)]
             node.body = body or [ast.Pass()]
-    return tree
+    return _File(declared, tree)
 
 
 def _statements(node: ast.AST) -> Iterator[ast.AST]:
@@ -154,7 +173,7 @@ def _collect(path: Path, module: str, files: dict[str, Path], libraries: set[str
 
 @cache
 def _imported(path: Path, module: str, version: tuple[int, int]) -> tuple[str, ...]:
-    return tuple(_imports(_without_docstrings(path, version), module, is_package=path.name == "__init__.py"))
+    return tuple(_imports(_read(path, version).code, module, is_package=path.name == "__init__.py"))
 
 
 def _imports(tree: ast.Module, module: str, *, is_package: bool) -> Iterator[str]:
@@ -181,15 +200,24 @@ def _source(module: str) -> Path | None:
 
 
 @cache
-def _distributions() -> Mapping[str, list[str]]:
-    """The distributions of each top-level module; slow, as it reads the file lists of all of them."""
-    return importlib.metadata.packages_distributions()
+def _owners() -> Mapping[str, list[importlib.metadata.Distribution]]:
+    """The distributions that each top-level module is of, read from what they say they installed.
+
+    `importlib.metadata.packages_distributions` tells the same, and makes a path of every installed file for
+    it, which takes longer than planning thousands of cells.
+    """
+    owners: dict[str, list[importlib.metadata.Distribution]] = {}
+    for found in importlib.metadata.distributions():
+        declared = (found.read_text("top_level.txt") or "").split()
+        installed = found.read_text("RECORD") or "\n".join(map(str, found.files or ()))
+        for module in set(declared or _FIRST_NAMES.findall(installed)):
+            owners.setdefault(module, []).append(found)
+    return owners
 
 
 @cache
 def release(library: str) -> str:
     """The installed release of a top-level module; empty where no distribution owns it."""
-    if library not in _distributions():
-        _distributions.cache_clear()  # it may have been installed since
-    distributions = _distributions().get(library, [])
-    return ",".join(sorted(f"{name}-{importlib.metadata.version(name)}" for name in distributions))
+    if library not in _owners():
+        _owners.cache_clear()  # it may have been installed since
+    return ",".join(sorted({f"{one.metadata['Name']}-{one.version}" for one in _owners().get(library, ())}))

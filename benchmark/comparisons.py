@@ -11,7 +11,6 @@ from itertools import pairwise
 import numpy as np
 
 from benchmark.evidence import Evidence, Mask, ball, contest, defense, grouped
-from benchmark.keys import canonical
 from benchmark.refs import AttackRef
 from benchmark.stats import mcnemar_less
 from benchmark.threats import THREATS
@@ -87,7 +86,7 @@ def _but_for_the_radius(evidence: Evidence) -> tuple[object, ...]:
     cell = evidence.cell
     return (
         cell.attack.name,
-        canonical(cell.attack_config),
+        cell.attack_config,
         cell.attack.backend,
         cell.attack.norm,
         cell.attack_seed,

@@ -43,10 +43,10 @@ def estimate(missing: Iterable[Task], store: Store) -> Estimate:
 
 
 def _dataset(task: Task) -> DatasetRef | None:
-    if isinstance(task, TrainTarget | TrainDefense | TrainAttack):
-        return task.dataset
     if isinstance(task, Craft | Purify):
         return task.shard.dataset
+    if isinstance(task, TrainTarget | TrainDefense | TrainAttack):
+        return task.dataset
     return None
 
 

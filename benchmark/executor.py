@@ -47,7 +47,11 @@ def split_by_store(plan: Plan, workshop: Workshop) -> tuple[list[Task], list[Tas
     What only serves results that are there already is not done: a missing image whose outcome is
     stored is not crafted.
     """
-    stored = {task.key for task in plan.tasks if workshop.store.has(address(task))}
+    store = workshop.store
+    begun = {place for place in {(task.kind, task.label) for task in plan.tasks} if store.has_any(*place)}
+    stored = {
+        task.key for task in plan.tasks if (task.kind, task.label) in begun and store.has(address(task))
+    }
     wanted: dict[str, Task] = {}
     finals = [task for cell in plan.cells for task in cell.tasks]
     waiting = [task for task in finals if task.key not in stored]

@@ -86,11 +86,13 @@ def make_plan(
     Raises:
         UserError: `only` names no column, or no cell is left.
     """
-    cells: dict[str, Cell] = {}
+    cells: dict[tuple[Any, ...], Cell] = {}
     once = Once()
     for product in products:
         for cell in _cells(product, protocol, sanity, once):
-            cells.setdefault(cell.key, cell)
+            # what its key tells, without working the key out: a plan that is only looked at needs none
+            told = (*cell.identity.values(), *(score.key for score in cell.scores))
+            cells.setdefault(told, cell)
     wanted = _checked(only or {}, cells.values())
     kept = [cell for cell in cells.values() if all(_is(cell, *pair) for pair in wanted)]
     if not kept:
@@ -194,14 +196,12 @@ def _ordered(cells: Iterable[Cell]) -> Iterable[Task]:
     """The tasks of the cells, each once and after those that it needs."""
     ordered: dict[str, Task] = {}
 
-    def visit(task: Task) -> None:
-        if task.key in ordered:
-            return
-        for needed in task.needs():
-            visit(needed)
-        ordered[task.key] = task
+    def visit(tasks: Iterable[Task]) -> None:
+        for task in tasks:
+            if task.key not in ordered:
+                visit(task.needs())
+                ordered[task.key] = task
 
     for cell in cells:
-        for task in cell.tasks:
-            visit(task)
+        visit(cell.tasks)
     return ordered.values()

@@ -143,6 +143,16 @@ class AttackRef(PluginRef):
     train_fields: frozenset[str] = frozenset()
 
     @property
+    def shown(self) -> dict[str, Any]:
+        """The parameters, less those with a column of their own."""
+        return {name: value for name, value in self.config.items() if name not in ("eps", "backend")}
+
+    @cached_property
+    def config_text(self) -> str:
+        """The parameters as a column of the records."""
+        return canonical(self.shown)
+
+    @property
     def seeded(self) -> bool:
         """Whether its images depend on a seed: its own draws, or its training."""
         return self.stochastic or self.trainable

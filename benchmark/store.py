@@ -72,7 +72,11 @@ class Store:
 
     def has(self, address: Address) -> bool:
         """Whether the entry is there, whole."""
-        return bool(self._files.exists(self._path(address)))
+        return self._exists(self._path(address))
+
+    def has_any(self, kind: str, label: str) -> bool:
+        """Whether there may be entries of a kind about a plugin; where not, none needs to be looked for."""
+        return self._exists(f"{self._root}/{kind}/{label}")
 
     def meta(self, address: Address) -> dict[str, Any] | None:
         """The metadata that the entry was written with; None where it is absent or was damaged."""
@@ -123,16 +127,17 @@ class Store:
 
     def samples(self, kind: str, label: str, limit: int) -> Iterator[dict[str, Any]]:
         """The metadata of up to `limit` entries of a kind about a plugin."""
-        folder = f"{self._root}/{kind}/{label}"
-        if not self._files.exists(folder):
+        if not self.has_any(kind, label):
             return
-        names = [
-            Path(name).stem for name in self._files.ls(folder, detail=False) if str(name).endswith(".json")
-        ]
+        folder = self._files.ls(f"{self._root}/{kind}/{label}", detail=False)
+        names = [Path(name).stem for name in folder if str(name).endswith(".json")]
         for name in names[:limit]:
             meta = self.meta(Address(kind, label, name))
             if meta is not None:
                 yield meta
+
+    def _exists(self, path: str) -> bool:
+        return os.path.exists(path) if self._local else bool(self._files.exists(path))
 
     def _delete(self, path: str) -> None:
         with suppress(FileNotFoundError):  # another run on this store was quicker

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.metadata
 import itertools
 import textwrap
 from pathlib import Path
@@ -183,6 +184,15 @@ def test_another_release_of_an_imported_library_changes_the_fingerprint(
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {library}\nVersion: 2\n")
     assert _fingerprint(using) != before[0]
     assert _fingerprint(without) == before[1]
+
+
+@pytest.mark.parametrize(
+    "library", ["art", "foolbox", "torchvision", "pandas", "yaml", "dateutil", "nothing"]
+)
+def test_releases_are_those_of_the_distributions_that_own_a_module(library: str) -> None:
+    owners = importlib.metadata.packages_distributions().get(library, [])
+    expected = sorted({f"{name}-{importlib.metadata.version(name)}" for name in owners})
+    assert code.release(library) == ",".join(expected)
 
 
 def test_declarations_are_found_without_running_the_file(tmp_path: Path) -> None:

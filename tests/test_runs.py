@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +19,7 @@ import pytest
 import torch
 
 from benchmark.display import Silent
+from benchmark.errors import UserError
 from benchmark.records import COLUMNS, TIMINGS
 from benchmark.runs import Finished, prepare, run_prepared
 from tests.conftest import Runner
@@ -208,6 +211,26 @@ def test_an_entry_may_keep_the_default_source_where_the_grid_says_target(
     assert {'"source":"target"' in config for config in configs} == {True, False}
     roles = {cell.purifier.parts[0].training.source.role for cell in prepared.plan.cells}
     assert roles == {"target", "source"}
+
+
+def test_a_cell_of_two_blocks_is_planned_once(constructed: Path, tmp_path: Path) -> None:
+    block = {name: value for name, value in GRID.items() if name != "name"}
+    plans = {}
+    for times in (1, 2):
+        more = [block | {"attacks": [{"name": "fgsm", "eps": [0.1, 0.2]}]}] * (times - 1)
+        grid = {"name": "blocks", "blocks": [block, *more]}
+        plans[times] = prepare(grid, Silent(), store=str(tmp_path), plugins=[constructed]).plan
+    keys = [cell.key for cell in plans[2].cells]
+    assert len(set(keys)) == len(keys)
+    added = [cell for cell in plans[2].cells if cell.key not in {cell.key for cell in plans[1].cells}]
+    assert {cell.attack.eps for cell in added} == {0.2}
+
+
+def test_planning_leaves_the_garbage_collector_as_it_was(constructed: Path, tmp_path: Path) -> None:
+    for mistake in (False, True):
+        with suppress(UserError):
+            prepare({} if mistake else GRID, Silent(), store=str(tmp_path), plugins=[constructed])
+        assert gc.isenabled()
 
 
 def test_a_lost_intermediate_result_is_not_needed_again(

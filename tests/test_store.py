@@ -85,6 +85,17 @@ def test_entries_of_other_kinds_and_plugins_are_other_entries(tmp_path: Path) ->
     assert not store.has(Address(ADDRESS.kind, "pgd", ADDRESS.key))
 
 
+@pytest.mark.parametrize("kind_of_store", ["folder", "memory"])
+def test_where_any_entry_of_a_plugin_may_be_is_known_without_its_key(
+    tmp_path: Path, kind_of_store: str
+) -> None:
+    store = Store(str(tmp_path) if kind_of_store == "folder" else f"memory://{tmp_path}/any")
+    assert not store.has_any(ADDRESS.kind, ADDRESS.label)
+    store.put_tensors(ADDRESS, _tensors(), {})
+    assert store.has_any(ADDRESS.kind, ADDRESS.label)
+    assert not store.has_any(ADDRESS.kind, "pgd")
+
+
 def test_samples_are_the_metadata_of_a_plugin_up_to_the_limit(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     for i in range(4):

@@ -108,7 +108,7 @@ class Purifier:
     def key(self) -> str:
         return digest([part.content for part in self.parts])
 
-    @property
+    @cached_property
     def name(self) -> str:
         return "+".join(part.defense.name for part in self.parts)
 

@@ -41,9 +41,10 @@ def describe(task: Task) -> str:
     if isinstance(task, TrainTarget) and task.role != "target":
         words += f" ({task.role})"
     if isinstance(task, Craft | Effort | TrainAttack):
-        words += f" against {task.surface.target.label}"
-        if task.surface.purifier is not None:
-            words += f" behind {task.surface.purifier.name}"
+        surface = task.surfaces[0] if isinstance(task, Effort) else task.surface
+        words += f" against {surface.target.label}"
+        if surface.purifier is not None:
+            words += f" behind {surface.purifier.name}"
     return words
 
 

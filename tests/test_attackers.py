@@ -17,14 +17,14 @@ from benchmark.noise import StreamNoise
 from benchmark.purifier import PurifierModule
 from benchmark.refs import DatasetRef, TargetRef
 from benchmark.registry import default_registry
-from benchmark.runs import prepare
+from benchmark.runs import prepare, run_prepared
 from benchmark.tasks import Craft, Protocol, TrainTarget
 from benchmark.threats.surfaces import Ingredients, build_surface
 from benchmark.threats.transfer import Transfer
 from tests.conftest import REPOSITORY
 
 PLUGINS = [REPOSITORY / "tests" / name for name in ("constructed.py", "deceivers.py")]
-PGD = {"name": "pgd", "eps": 0.02, "steps": 10}
+PGD: dict[str, Any] = {"name": "pgd", "eps": 0.02, "steps": 10}
 
 
 def grid(**keys: Any) -> dict[str, Any]:
@@ -53,6 +53,23 @@ def test_strong_grows_on_the_pipeline_and_not_on_what_stands_in_for_it(session_s
     grown = {route for route, craft in by.items() if craft.effort is not None}
     assert grown == {"exact", "bpda-identity"}
     assert {"bank", "unmasked"} <= set(by)
+
+
+def test_what_one_gradient_breaks_is_not_sought_along_another(tmp_path: Path) -> None:
+    """Here the exact gradient is zero, and what it leaves all falls to the identity in its place."""
+    threats = [{"name": "white-box", "preset": "strong"}]
+    keys: dict[str, Any] = {"defenses": ["detached"], "attacks": [PGD | {"eps": 0.5}], "threats": threats}
+    prepared = prepare(grid(**keys), Silent(), store=str(tmp_path / "store"), plugins=PLUGINS)
+    run_prepared(prepared, Silent(), tmp_path / "out")
+    by = crafts(prepared.plan.cells[0])
+    effort = by["exact"].effort
+    assert effort is not None
+    assert effort is by["bpda-identity"].effort
+    found = prepared.workshop.meta(effort)
+    assert found["errors"] == [1, 1]
+    assert found["converged"]
+    losses, surfaces, passes = 2, 2, PGD["steps"] + 2
+    assert found["forwards"] <= losses * surfaces * 40 * passes, "went on with what had fallen"
 
 
 def test_who_asks_is_answered_by_the_real_setting_and_not_by_the_cheap_one(session_store: str) -> None:

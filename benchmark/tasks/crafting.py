@@ -170,14 +170,15 @@ class Handed(Task):
 
 @dataclass(frozen=True, eq=False)
 class Effort(Task):
-    """Find how much of an attack it takes on a surface until more of it breaks no further image.
+    """Find how much of an attack it takes on some surfaces of a pipeline until more breaks no further image.
 
     On a few images of the `shard`, with each loss that the attack can follow: steps, restarts and draws are
-    doubled together until that moves the error by no more than a point or an image.
+    doubled together until that moves the error by no more than a point or an image. An image counts as
+    broken where one of the surfaces has led to it.
     """
 
     attack: AttackRef
-    surface: SurfaceSpec
+    surfaces: tuple[SurfaceSpec, ...]
     shard: Shard
     seed: int | None
 
@@ -190,13 +191,13 @@ class Effort(Task):
     def content(self) -> dict[str, Any]:
         return {
             "attack": self.attack.content,
-            "surface": self.surface.key,
+            "surfaces": [surface.key for surface in self.surfaces],
             "shard": self.shard.content,
             "seed": self.seed,
         }
 
     def needs(self) -> tuple[Task, ...]:
-        return self.surface.needs()
+        return tuple(task for surface in self.surfaces for task in surface.needs())
 
 
 @dataclass(frozen=True, eq=False)

@@ -96,17 +96,21 @@ class Setting:
         """The attack on the surface of that form."""
         return self.run_on(self.surface(form), start)
 
-    def run_on(self, surface: SurfaceSpec, start: Craft | None = None) -> Craft:
-        """The attack on a surface, as hard as the preset wants it."""
-        effort = None
-        config = self.config
-        strong = isinstance(config, LoopConfig) and config.preset == "strong"
-        # what fools a stand-in need not fool the pipeline: there nothing tells when it is enough
-        growing = self.attack.grows and surface.own
-        if strong and growing and start is None:
-            effort = self.once(Effort, self.protocol, self.attack, surface, self.first, self.attack_seed)
+    def run_on(self, surface: SurfaceSpec, start: Craft | None = None, effort: Effort | None = None) -> Craft:
+        """The attack on a surface, as hard as an effort found to be worth it."""
         parts = (self.protocol, self.attack, surface, self.shard, self.attack_seed, start, effort)
         return self.once(Craft, *parts)
+
+    def effort(self, *surfaces: SurfaceSpec) -> Effort | None:
+        """What it takes on these surfaces together, where the preset is to find that out.
+
+        They have to be of the pipeline itself: what fools a stand-in need not fool the pipeline, and there
+        nothing tells when it is enough.
+        """
+        strong = isinstance(self.config, LoopConfig) and self.config.preset == "strong"
+        if not strong or not self.attack.grows:
+            return None
+        return self.once(Effort, self.protocol, self.attack, surfaces, self.first, self.attack_seed)
 
     def candidate(self, route: str, craft: Craft | None) -> Candidate:
         return Candidate(route, craft, self.purify(craft))
@@ -192,4 +196,6 @@ def in_the_loop(setting: Setting, purifier: Purifier) -> list[tuple[str, Craft]]
     forms = {"exact": "pipeline"}
     if setting.attack.uses == "gradients":
         forms["bpda-identity"] = "pipeline-bpda-identity"
-    return [(route, setting.run_on(setting.surface(form, purifier))) for route, form in forms.items()]
+    surfaces = {route: setting.surface(form, purifier) for route, form in forms.items()}
+    effort = setting.effort(*surfaces.values())
+    return [(route, setting.run_on(surface, effort=effort)) for route, surface in surfaces.items()]

@@ -15,7 +15,7 @@ from benchmark.errors import BudgetError, PluginError, told
 from benchmark.keys import seed_from
 from benchmark.noise import Noise
 from benchmark.stats import mcnemar_less
-from benchmark.tasks import Craft, Effort
+from benchmark.tasks import Craft, Effort, SurfaceSpec
 from benchmark.threats.surfaces import Meter, MeteredSurface
 from benchmark.work.seeding import seeded
 from benchmark.work.surface import make_surface
@@ -30,11 +30,14 @@ _LEVEL = 0.01
 def find_effort(task: Effort, workshop: Workshop) -> None:
     """Store the level beyond which twice as much moves the error by no more than a point or an image.
 
-    `level`: that, or the highest there is. `errors`: of each level tried. `converged`: whether one was found.
-    `agree`: whether the losses that the attack can follow break equally many images, as far as a paired exact
-    test at p < 0.01 can tell.
+    The error is that of an attacker with all of the surfaces, as in the cell: an image that one of them led
+    to leaves the batch of all.
+
+    `level`: that, or the highest there is. `errors`: of each level tried. `converged`: whether one was
+    found. `agree`: whether the losses that the attack can follow break equally many images, as far as a
+    paired exact test at p < 0.01 can tell.
     """
-    bench = _Bench(task, workshop, seed_from("effort", task.key))
+    bench = _Bench(task, task.surfaces, workshop, seed_from("effort", task.key))
     losses = workshop.new_attack(task.attack, task.shard.dataset).losses()
     broken = [torch.zeros_like(bench.labels, dtype=torch.bool) for _ in losses]
     allowed = max(0.01, 1 / len(bench.labels)) + 1e-9
@@ -42,10 +45,11 @@ def find_effort(task: Effort, workshop: Workshop) -> None:
     with Stopwatch(workshop.device) as watch:
         for level in LEVELS:
             for attack, fell in zip(losses, broken, strict=True):
-                left = (~fell).nonzero().flatten()
-                if len(left):
-                    _, margins = bench.run(attack, level, left)
-                    fell[left] = margins > 0
+                for surface in task.surfaces:
+                    left = (~fell).nonzero().flatten()
+                    if len(left):
+                        _, margins = bench.run(surface, attack, level, left)
+                        fell[left] = margins > 0
             errors.append(float(torch.stack(broken).any(dim=0).float().mean()))
             if len(errors) > 1 and errors[-1] - errors[-2] <= allowed:
                 break
@@ -73,7 +77,7 @@ def craft_with_effort(task: Craft, workshop: Workshop, attack: Attack[Any]) -> t
     """
     assert task.effort is not None
     highest = workshop.meta(task.effort)["level"]
-    bench = _Bench(task, workshop, task.noise_seed)
+    bench = _Bench(task, (task.surface,), workshop, task.noise_seed)
     images = bench.clean.clone()
     margins = torch.full((len(images),), float("-inf"), device=images.device)
     for level in LEVELS[: LEVELS.index(highest) + 1]:
@@ -81,7 +85,7 @@ def craft_with_effort(task: Craft, workshop: Workshop, attack: Attack[Any]) -> t
             left = (margins <= 0).nonzero().flatten()
             if not len(left):
                 break
-            found, lead = bench.run(variant, level, left)
+            found, lead = bench.run(task.surface, variant, level, left)
             better = lead > margins[left]
             images[left[better]], margins[left[better]] = found[better], lead[better]
     return images, bench.meter
@@ -92,22 +96,23 @@ class _Bench:
     """Where an attack is run on parts of a shard; all passes are counted together."""
 
     task: Craft | Effort
+    surfaces: tuple[SurfaceSpec, ...]
     workshop: Workshop
     seed: int
 
     def __post_init__(self) -> None:
         self.clean, self.labels = self.workshop.clean(self.task.shard)
         self.meter = Meter()
-        self._surfaces: dict[int, MeteredSurface] = {}
+        self._made: dict[tuple[SurfaceSpec, int], MeteredSurface] = {}
         self._runs = 0
 
-    def run(self, attack: Attack[Any], level: int, places: Tensor) -> tuple[Tensor, Tensor]:
+    def run(self, on: SurfaceSpec, attack: Attack[Any], level: int, places: Tensor) -> tuple[Tensor, Tensor]:
         """Images at these places, and their margins as the surface tells them on another call."""
         self._runs += 1
         seed = seed_from(self.seed, level, self._runs)
         indices = self.task.shard.indices
         noise = Noise(seed, [indices[place] for place in places.tolist()])
-        surface = self._surface(level)
+        surface = self._surface(on, level)
         x, labels = self.clean[places], self.labels[places]
         harder = attack if level == 1 else attack.harder(level)
         name = self.task.attack.name
@@ -123,13 +128,11 @@ class _Bench:
         except (Exception, SystemExit) as error:  # whatever an attack raises is no robustness
             raise PluginError(f"attack {name} raised {told(error)}") from error
 
-    def _surface(self, level: int) -> MeteredSurface:
-        if level not in self._surfaces:
-            task = self.task
-            surface = make_surface(
-                task.surface, task.shard.dataset, self.workshop, seed_from("surface", self.seed, level), level
-            )
+    def _surface(self, on: SurfaceSpec, level: int) -> MeteredSurface:
+        if (on, level) not in self._made:
+            seed = seed_from("surface", self.seed, self.surfaces.index(on), level)
+            surface = make_surface(on, self.task.shard.dataset, self.workshop, seed, level)
             surface.meter = self.meter
-            surface.allowed = self.workshop.budget * len(self.clean)
-            self._surfaces[level] = surface
-        return self._surfaces[level]
+            surface.allowed = self.workshop.budget * len(self.clean) * len(self.surfaces)
+            self._made[on, level] = surface
+        return self._made[on, level]

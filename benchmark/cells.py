@@ -104,7 +104,7 @@ class Cell:
 
     @property
     def efforts(self) -> tuple[Effort, ...]:
-        """What was found to be worth it, for each surface."""
+        """The searches for how much of the attack is worth it."""
         crafts = [candidate.craft for score in self.scores for candidate in score.candidates]
         found = [craft.effort for craft in crafts if isinstance(craft, Craft) and craft.effort is not None]
         return tuple({effort.key: effort for effort in found}.values())

@@ -20,8 +20,11 @@ PROJECT_PACKAGES = frozenset({"benchmark", "defenses", "attacks", "targets"})
 _FRAMEWORK = frozenset({"torch", "numpy", "pydantic"})
 """Libraries that every plugin rests on; their releases do not change what a plugin is."""
 
-_FIRST_NAMES = re.compile(r"^[^/.,]+", re.MULTILINE)
-"""The first part of each path, one to a line: a package, or a module less its suffixes."""
+_MODULES = re.compile(r"^[^/.,]+(?=/|(?:\.[^/.,]+)*\.(?:py|so|pyd)(?:,|$))", re.MULTILINE)
+"""What can be imported of installed paths, one to a line: packages, and modules less their suffixes.
+
+Not `name.pth`, by which an editable install leads to code that lies elsewhere.
+"""
 
 
 @dataclass(frozen=True)
@@ -203,14 +206,14 @@ def _source(module: str) -> Path | None:
 def _owners() -> Mapping[str, list[importlib.metadata.Distribution]]:
     """The distributions that each top-level module is of, read from what they say they installed.
 
-    `importlib.metadata.packages_distributions` tells the same, and makes a path of every installed file for
+    `importlib.metadata.packages_distributions` tells as much, and makes a path of every installed file for
     it, which takes longer than planning thousands of cells.
     """
     owners: dict[str, list[importlib.metadata.Distribution]] = {}
     for found in importlib.metadata.distributions():
         declared = (found.read_text("top_level.txt") or "").split()
         installed = found.read_text("RECORD") or "\n".join(map(str, found.files or ()))
-        for module in set(declared or _FIRST_NAMES.findall(installed)):
+        for module in set(declared or _MODULES.findall(installed)):
             owners.setdefault(module, []).append(found)
     return owners
 
@@ -220,4 +223,6 @@ def release(library: str) -> str:
     """The installed release of a top-level module; empty where no distribution owns it."""
     if library not in _owners():
         _owners.cache_clear()  # it may have been installed since
-    return ",".join(sorted({f"{one.metadata['Name']}-{one.version}" for one in _owners().get(library, ())}))
+    names = {found.metadata["Name"] for found in _owners().get(library, ())}
+    # of two copies the first on the path is the one that is imported
+    return ",".join(sorted(f"{name}-{importlib.metadata.version(name)}" for name in names))

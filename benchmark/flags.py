@@ -159,7 +159,7 @@ class Findings:
         apart: For each of a few images, how far outputs are apart that should be the same, by way of asking.
         examined: What else was found of the pipeline.
         contradicted: Images that the pipeline was wrong about when attacked and right about when judged.
-        efforts: For each surface, how much of the attack it took.
+        efforts: How much of the attack it took, as each search for it found.
         slope: Cosines with finite differences, and which images are flat; None where it was not looked for.
         unbounded: How wrong the pipeline was in the ball that holds every image.
         noise: Which of the first images random points are wrong about.

@@ -6,6 +6,7 @@ import gc
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -110,19 +111,24 @@ def trusted_files(trust: Sequence[str | Path]) -> frozenset[Path]:
     return frozenset(Path(path).resolve() for path in trust)
 
 
+_PAUSING = threading.RLock()
+"""The collector is the process's: two threads that plan must not find each other's pause."""
+
+
 @contextmanager
 def _collector_paused() -> Iterator[None]:
     """Without the cyclic garbage collector, which goes through all of a growing plan again and again.
 
     A quarter of the time of planning thousands of cells is its own, and none of them is garbage.
     """
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
+    with _PAUSING:
+        was_on = gc.isenabled()
+        gc.disable()
+        try:
+            yield
+        finally:
+            if was_on:
+                gc.enable()
 
 
 @_collector_paused()

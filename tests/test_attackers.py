@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -19,8 +20,9 @@ from benchmark.refs import DatasetRef, TargetRef
 from benchmark.registry import default_registry
 from benchmark.runs import prepare, run_prepared
 from benchmark.tasks import Craft, Protocol, TrainTarget
-from benchmark.threats.surfaces import Ingredients, build_surface
+from benchmark.threats.surfaces import Ingredients, Meter, build_surface
 from benchmark.threats.transfer import Transfer
+from benchmark.work import effort
 from tests.conftest import REPOSITORY
 
 PLUGINS = [REPOSITORY / "tests" / name for name in ("constructed.py", "deceivers.py")]
@@ -62,14 +64,65 @@ def test_what_one_gradient_breaks_is_not_sought_along_another(tmp_path: Path) ->
     prepared = prepare(grid(**keys), Silent(), store=str(tmp_path / "store"), plugins=PLUGINS)
     run_prepared(prepared, Silent(), tmp_path / "out")
     by = crafts(prepared.plan.cells[0])
-    effort = by["exact"].effort
-    assert effort is not None
-    assert effort is by["bpda-identity"].effort
-    found = prepared.workshop.meta(effort)
-    assert found["errors"] == [1, 1]
+    search = by["exact"].effort
+    assert search is not None
+    assert search is by["bpda-identity"].effort
+    found = prepared.workshop.meta(search)
+    (exact,), (identity,) = found["errors"]
+    assert exact < 1 == identity
     assert found["converged"]
     losses, surfaces, passes = 2, 2, PGD["steps"] + 2
     assert found["forwards"] <= losses * surfaces * 40 * passes, "went on with what had fallen"
+
+
+_GROWING = {1: 10, 2: 20, 4: 40, 8: 60}
+_FLAT = dict.fromkeys(_GROWING, 40)
+_NOTHING = dict.fromkeys(_GROWING, 0)
+_ALL_BUT_ONE = dict.fromkeys(_GROWING, 63)
+
+
+@pytest.mark.parametrize(
+    ("exact", "identity", "levels", "converged", "agree"),
+    [
+        pytest.param([_GROWING] * 2, [_FLAT] * 2, [8, 1], False, True, id="growth within what BPDA breaks"),
+        pytest.param([_NOTHING, _FLAT], [_FLAT] * 2, [1, 1], True, False, id="a loss that is blind on one"),
+        pytest.param([_NOTHING] * 2, [_ALL_BUT_ONE] * 2, [1, 1], True, True, id="next to nothing left"),
+        pytest.param([_ALL_BUT_ONE, _FLAT], [_GROWING] * 2, [1, 1], True, True, id="nothing left for BPDA"),
+        pytest.param([_FLAT] * 2, [{**_FLAT, 4: 50, 8: 50}] * 2, [1, 1], True, True, id="no growth at first"),
+        pytest.param([{1: 10, 2: 30, 4: 30, 8: 30}] * 2, [_FLAT] * 2, [2, 1], True, True, id="then none"),
+    ],
+)
+def test_each_surface_has_to_settle_while_something_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+    exact: list[dict[int, int]],
+    identity: list[dict[int, int]],
+    levels: list[int],
+    converged: bool,
+    agree: bool,
+) -> None:
+    """How many of 64 images each loss breaks on a surface at a level is given; the first ones are."""
+    found: dict[str, Any] = {}
+
+    class Bench:
+        labels, meter = torch.zeros(64), Meter()
+
+        def __init__(self, *given: object) -> None: ...
+
+        def run(
+            self, on: list[dict[int, int]], loss: int, level: int, places: torch.Tensor
+        ) -> tuple[None, torch.Tensor]:
+            return None, (places < on[loss][level]).float() - 0.5
+
+    monkeypatch.setattr(effort, "_Bench", Bench)
+    monkeypatch.setattr(effort, "address", lambda task: None)
+    store = SimpleNamespace(put_tensors=lambda address, tensors, meta: found.update(meta))
+    attack = SimpleNamespace(losses=lambda: range(2))
+    workshop = SimpleNamespace(device=torch.device("cpu"), new_attack=lambda *given: attack, store=store)
+    task = SimpleNamespace(
+        surfaces=(exact, identity), attack=None, shard=SimpleNamespace(dataset=None), key="", content=dict
+    )
+    effort.find_effort(task, workshop)  # type: ignore[arg-type]
+    assert (found["levels"], found["converged"], found["agree"]) == (levels, converged, agree)
 
 
 def test_who_asks_is_answered_by_the_real_setting_and_not_by_the_cheap_one(session_store: str) -> None:

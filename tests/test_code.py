@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import itertools
 import textwrap
 from pathlib import Path
@@ -186,13 +185,53 @@ def test_another_release_of_an_imported_library_changes_the_fingerprint(
     assert _fingerprint(without) == before[1]
 
 
+def _installed(folder: Path, name: str, version: str, *, record: str = "", top_level: str = "") -> None:
+    info = folder / f"{name}-{version}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    (info / "RECORD").write_text(record)
+    if top_level:
+        (info / "top_level.txt").write_text(top_level)
+
+
 @pytest.mark.parametrize(
-    "library", ["art", "foolbox", "torchvision", "pandas", "yaml", "dateutil", "nothing"]
+    ("module", "record", "top_level", "owned"),
+    [
+        ("package", "package/__init__.py,sha256=1,2\n", "", True),
+        ("space", "space/inner/module.py,,\n", "", True),
+        ("single", "other/x.py,,\nsingle.py,,\n", "", True),
+        ("built", "built.cpython-311-x86_64-linux-gnu.so,,\n", "", True),
+        ("declared", "elsewhere/__init__.py,,\n", "declared\n", True),
+        ("elsewhere", "elsewhere/__init__.py,,\n", "declared\n", False),
+        ("editable", "editable.pth,,\neditable-1.dist-info/RECORD,,\n", "", False),
+        ("config", "config.json,,\n", "", False),
+        ("inner", "outer/inner/__init__.py,,\n", "", False),
+    ],
 )
-def test_releases_are_those_of_the_distributions_that_own_a_module(library: str) -> None:
-    owners = importlib.metadata.packages_distributions().get(library, [])
-    expected = sorted({f"{name}-{importlib.metadata.version(name)}" for name in owners})
-    assert code.release(library) == ",".join(expected)
+def test_a_distribution_owns_the_modules_that_it_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, record: str, top_level: str, owned: bool
+) -> None:
+    name = f"toy{next(_NUMBERS)}"
+    unique = f"{module}{name}"
+    _installed(
+        tmp_path,
+        name,
+        "1.5",
+        record=record.replace(module, unique),
+        top_level=top_level.replace(module, unique),
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert code.release(unique) == (f"{name}-1.5" if owned else "")
+
+
+def test_of_two_copies_the_one_that_is_imported_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"toy{next(_NUMBERS)}"
+    for version in ("1", "2"):
+        _installed(tmp_path / version, name, version, record=f"{name}/__init__.py,,\n")
+        monkeypatch.syspath_prepend(str(tmp_path / version))
+    assert code.release(name) == f"{name}-2"
 
 
 def test_declarations_are_found_without_running_the_file(tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ def _is_of(cell: Cell, row: dict) -> bool:
         return True
     eps = None if pd.isna(row["eps"]) else pytest.approx(row["eps"], abs=1e-6)
     return (row["attack"], row["threat"]) == (cell.attack.name, cell.threat.name) and (
-        cell.attack.eps == eps and covered("attack_config", cell.attack_config)
+        cell.attack.eps == eps and covered("attack_config", json.loads(cell.attack_config))
     )
 
 

@@ -226,11 +226,19 @@ def test_a_cell_of_two_blocks_is_planned_once(constructed: Path, tmp_path: Path)
     assert {cell.attack.eps for cell in added} == {0.2}
 
 
-def test_planning_leaves_the_garbage_collector_as_it_was(constructed: Path, tmp_path: Path) -> None:
-    for mistake in (False, True):
+@pytest.mark.parametrize("on", [True, False])
+@pytest.mark.parametrize("grid", [GRID, {}], ids=["planned", "refused"])
+def test_planning_leaves_the_garbage_collector_as_it_was(
+    constructed: Path, tmp_path: Path, grid: dict, on: bool
+) -> None:
+    if not on:
+        gc.disable()
+    try:
         with suppress(UserError):
-            prepare({} if mistake else GRID, Silent(), store=str(tmp_path), plugins=[constructed])
-        assert gc.isenabled()
+            prepare(grid, Silent(), store=str(tmp_path), plugins=[constructed])
+        assert gc.isenabled() == on
+    finally:
+        gc.enable()
 
 
 def test_a_lost_intermediate_result_is_not_needed_again(

@@ -173,8 +173,8 @@ class Effort(Task):
     """Find how much of an attack it takes on some surfaces of a pipeline until more breaks no further image.
 
     On a few images of the `shard`, with each loss that the attack can follow: steps, restarts and draws are
-    doubled together until that moves the error by no more than a point or an image. An image counts as
-    broken where one of the surfaces has led to it.
+    doubled together until that moves the error by no more than a point or an image; on each surface for
+    itself, until hardly an image is left that none of them has led to.
     """
 
     attack: AttackRef

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from typing import Any
@@ -28,42 +29,81 @@ _LEVEL = 0.01
 
 
 def find_effort(task: Effort, workshop: Workshop) -> None:
-    """Store the level beyond which twice as much moves the error by no more than a point or an image.
+    """Store, for each surface, the level beyond which twice as much moves the error by next to nothing.
 
-    The error is that of an attacker with all of the surfaces, as in the cell: an image that one of them led
-    to leaves the batch of all.
+    That is no more than a point or an image, of the images that this surface has led to; or than is left of
+    all of them, once one surface or another has broken the rest.
 
-    `level`: that, or the highest there is. `errors`: of each level tried. `converged`: whether one was
-    found. `agree`: whether the losses that the attack can follow break equally many images, as far as a
-    paired exact test at p < 0.01 can tell.
+    `levels`: of the surfaces in turn, that level or the highest there is. `errors`: of each level tried, for
+    each surface. `converged`: whether every surface came to that. `agree`: whether on each surface the losses
+    that the attack can follow break equally many images, as far as a paired exact test at p < 0.01 can tell;
+    where next to nothing is left, they do.
     """
-    bench = _Bench(task, task.surfaces, workshop, seed_from("effort", task.key))
+    bench = _Bench(task, workshop, seed_from("effort", task.key))
     losses = workshop.new_attack(task.attack, task.shard.dataset).losses()
-    broken = [torch.zeros_like(bench.labels, dtype=torch.bool) for _ in losses]
+    searches = [_Search(bench, surface, losses) for surface in task.surfaces]
     allowed = max(0.01, 1 / len(bench.labels)) + 1e-9
-    errors: list[float] = []
+
+    def left() -> float:
+        return 1 - _share(torch.cat([search.broken for search in searches]))
+
     with Stopwatch(workshop.device) as watch:
         for level in LEVELS:
-            for attack, fell in zip(losses, broken, strict=True):
-                for surface in task.surfaces:
-                    left = (~fell).nonzero().flatten()
-                    if len(left):
-                        _, margins = bench.run(surface, attack, level, left)
-                        fell[left] = margins > 0
-            errors.append(float(torch.stack(broken).any(dim=0).float().mean()))
-            if len(errors) > 1 and errors[-1] - errors[-2] <= allowed:
-                break
-    converged = len(errors) > 1 and errors[-1] - errors[-2] <= allowed
+            for search in searches:
+                if left() > allowed and not search.settled(allowed):
+                    search.go_on(level)
     found = {
-        "level": LEVELS[len(errors) - 2] if converged else LEVELS[-1],
-        "errors": errors,
-        "converged": converged,
-        "agree": not any(_fewer(one, other) for one, other in permutations(broken, 2)),
+        "levels": [search.level(allowed) for search in searches],
+        "errors": [search.errors for search in searches],
+        "converged": left() <= allowed or all(search.settled(allowed) for search in searches),
+        "agree": left() <= allowed or all(search.agree for search in searches),
     }
     meta = {"seconds": watch.seconds, "images": len(bench.labels), "task": task.content()}
-    workshop.store.put_tensors(
-        address(task), {"broken": torch.stack(broken).cpu()}, found | meta | vars(bench.meter)
-    )
+    broken = torch.stack([search.broken for search in searches]).cpu()
+    workshop.store.put_tensors(address(task), {"broken": broken}, found | meta | vars(bench.meter))
+
+
+class _Search:
+    """What an attack breaks on one surface, level by level.
+
+    Attributes:
+        broken: By each of its losses, shape (losses, images).
+        errors: The share of images that some loss had broken after each level tried.
+    """
+
+    def __init__(self, bench: _Bench, surface: SurfaceSpec, losses: Sequence[Attack[Any]]) -> None:
+        self._bench, self._surface, self._losses = bench, surface, losses
+        self.broken = torch.zeros(
+            len(losses), len(bench.labels), dtype=torch.bool, device=bench.labels.device
+        )
+        self.errors: list[float] = []
+
+    def go_on(self, level: int) -> None:
+        """Try what no loss of its own has broken at this level."""
+        for attack, fell in zip(self._losses, self.broken, strict=True):
+            left = (~fell).nonzero().flatten()
+            if len(left):
+                _, margins = self._bench.run(self._surface, attack, level, left)
+                fell[left] = margins > 0
+        self.errors.append(_share(self.broken))
+
+    def settled(self, allowed: float) -> bool:
+        """Whether the last level found next to nothing that the one before had not."""
+        return len(self.errors) > 1 and self.errors[-1] - self.errors[-2] <= allowed
+
+    def level(self, allowed: float) -> int:
+        """What is worth it: the level before the last where that settled it, else the last one tried."""
+        tried = len(self.errors) - (1 if self.settled(allowed) else 0)
+        return LEVELS[max(tried, 1) - 1]
+
+    @property
+    def agree(self) -> bool:
+        return not any(_fewer(one, other) for one, other in permutations(self.broken, 2))
+
+
+def _share(broken: Tensor) -> float:
+    """The share of images that some row has broken."""
+    return float(broken.any(dim=0).float().mean())
 
 
 def _fewer(one: Tensor, other: Tensor) -> bool:
@@ -76,8 +116,9 @@ def craft_with_effort(task: Craft, workshop: Workshop, attack: Attack[Any]) -> t
     It begins with little; images that are wrong on the surface leave the batch.
     """
     assert task.effort is not None
-    highest = workshop.meta(task.effort)["level"]
-    bench = _Bench(task, (task.surface,), workshop, task.noise_seed)
+    place = [surface.key for surface in task.effort.surfaces].index(task.surface.key)
+    highest = workshop.meta(task.effort)["levels"][place]
+    bench = _Bench(task, workshop, task.noise_seed)
     images = bench.clean.clone()
     margins = torch.full((len(images),), float("-inf"), device=images.device)
     for level in LEVELS[: LEVELS.index(highest) + 1]:
@@ -93,18 +134,22 @@ def craft_with_effort(task: Craft, workshop: Workshop, attack: Attack[Any]) -> t
 
 @dataclass
 class _Bench:
-    """Where an attack is run on parts of a shard; all passes are counted together."""
+    """Where an attack is run on parts of a shard; passes count against the budget of each surface."""
 
     task: Craft | Effort
-    surfaces: tuple[SurfaceSpec, ...]
     workshop: Workshop
     seed: int
 
     def __post_init__(self) -> None:
         self.clean, self.labels = self.workshop.clean(self.task.shard)
-        self.meter = Meter()
-        self._made: dict[tuple[SurfaceSpec, int], MeteredSurface] = {}
+        self._meters: dict[str, Meter] = {}
         self._runs = 0
+
+    @property
+    def meter(self) -> Meter:
+        """The passes on all surfaces together."""
+        counts = [vars(meter) for meter in self._meters.values()]
+        return Meter(**{name: sum(count[name] for count in counts) for name in vars(Meter())})
 
     def run(self, on: SurfaceSpec, attack: Attack[Any], level: int, places: Tensor) -> tuple[Tensor, Tensor]:
         """Images at these places, and their margins as the surface tells them on another call."""
@@ -112,7 +157,7 @@ class _Bench:
         seed = seed_from(self.seed, level, self._runs)
         indices = self.task.shard.indices
         noise = Noise(seed, [indices[place] for place in places.tolist()])
-        surface = self._surface(on, level)
+        surface = self._surface(on, level, seed)
         x, labels = self.clean[places], self.labels[places]
         harder = attack if level == 1 else attack.harder(level)
         name = self.task.attack.name
@@ -128,11 +173,10 @@ class _Bench:
         except (Exception, SystemExit) as error:  # whatever an attack raises is no robustness
             raise PluginError(f"attack {name} raised {told(error)}") from error
 
-    def _surface(self, on: SurfaceSpec, level: int) -> MeteredSurface:
-        if (on, level) not in self._made:
-            seed = seed_from("surface", self.seed, self.surfaces.index(on), level)
-            surface = make_surface(on, self.task.shard.dataset, self.workshop, seed, level)
-            surface.meter = self.meter
-            surface.allowed = self.workshop.budget * len(self.clean) * len(self.surfaces)
-            self._made[on, level] = surface
-        return self._made[on, level]
+    def _surface(self, on: SurfaceSpec, level: int, seed: int) -> MeteredSurface:
+        surface = make_surface(
+            on, self.task.shard.dataset, self.workshop, seed_from("surface", seed), times=level
+        )
+        surface.meter = self._meters.setdefault(on.key, surface.meter)
+        surface.allowed = self.workshop.budget * len(self.clean)
+        return surface

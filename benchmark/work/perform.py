@@ -77,8 +77,6 @@ _SURFACES = (
 )
 _CRAFTING = (
     "benchmark/work/craft.py",
-    "benchmark/work/effort.py",
-    "benchmark/stats.py",
     "benchmark/work/seeding.py",
     *_SURFACES,
 )
@@ -104,7 +102,7 @@ _CODE: dict[str, tuple[str, ...]] = {
     "bank": _SURFACES,
     "handed": (),
     "probe": _CRAFTING,
-    "effort": _CRAFTING,
+    "effort": ("benchmark/work/effort.py", "benchmark/stats.py", *_CRAFTING),
     "craft": _CRAFTING,
     "purify": _SCORING,
     "examine": _CHECKING,
@@ -112,7 +110,10 @@ _CODE: dict[str, tuple[str, ...]] = {
     "noise-search": _CHECKING,
     "score": (*_SCORING, "benchmark/metrics.py", "attacks/gradients.py"),
 }
-"""The harness's own files that each kind of result depends on."""
+"""The harness's own files that each kind of result depends on.
+
+A craft with an effort rests on its key, and so on the code that finds efforts.
+"""
 
 _LIBRARIES = ("torchmetrics",)
 """Libraries that the harness measures with."""

@@ -52,6 +52,8 @@ def split_by_store(plan: Plan, workshop: Workshop) -> tuple[list[Task], list[Tas
     stored = {
         task.key for task in plan.tasks if (task.kind, task.label) in begun and store.has(address(task))
     }
+    if not stored:
+        return list(plan.tasks), []
     wanted: dict[str, Task] = {}
     finals = [task for cell in plan.cells for task in cell.tasks]
     waiting = [task for task in finals if task.key not in stored]

@@ -30,9 +30,10 @@ class Once:
 
     def __call__(self, make: Callable[..., T], *parts: Any) -> T:
         name = (make, *parts)
-        if name not in self._made:
-            self._made[name] = make(*parts)
-        return self._made[name]  # type: ignore[no-any-return]
+        made = self._made.get(name)
+        if made is None:
+            made = self._made[name] = make(*parts)
+        return made  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, eq=False)

@@ -33,7 +33,7 @@ class Once:
         made = self._made.get(name)
         if made is None:
             made = self._made[name] = make(*parts)
-        return made  # type: ignore[no-any-return]
+        return made
 
 
 @dataclass(frozen=True, eq=False)

@@ -181,7 +181,15 @@ def _suited(name: str, dataset: DatasetRef, registry: Registry) -> TargetRef:
         message = f"the source classifier of dataset {dataset.title}: {problem.message}"
         raise UserError(message, hint=problem.hint) from error
     plugin = entry.load()
-    return _target(Choice(entry, plugin, plugin.config_type()()))
+    try:
+        config = plugin.config_type()()
+    except ValidationError as error:
+        needed = ", ".join(str(part["loc"][0]) for part in error.errors())
+        raise UserError(
+            f"the source classifier of dataset {dataset.title}: target {name} has no default for {needed}",
+            hint="name a target here that can be trained without parameters",
+        ) from error
+    return _target(Choice(entry, plugin, config))
 
 
 def _unbounded(attack: Attack[Any]) -> Unbounded | None:

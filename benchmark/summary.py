@@ -33,7 +33,10 @@ def announcement(prepared: Prepared) -> Iterator[str]:
     trainings = Counter(describe(task) for task in missing if task.kind.startswith("train"))
     yield from (f"  needs {training}{f' × {n}' if n > 1 else ''}" for training, n in trainings.items())
     guess = estimate(missing, prepared.workshop.store)
-    yield f"time, from earlier timings: about {_long(guess.seconds)}"
+    if guess.seconds or not guess.unknown:
+        yield f"time, from earlier timings: about {_long(guess.seconds)}"
+    else:
+        yield "time: nothing like it was timed here yet; built-in grids say at their top what they take"
     if guess.unknown:
         kinds = sorted({f"{task.kind} {task.label}" for task in guess.unknown})
         yield f"  and {len(guess.unknown)} tasks never timed here: {', '.join(kinds)}"

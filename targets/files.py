@@ -67,8 +67,15 @@ def refuse_unsafe(path: Path, trusted: Collection[Path]) -> None:
         return
     try:
         torch.load(path, map_location="meta", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # torch says in several ways that it is no plain file of weights
-        raise not_trusted(path, "is not plain weights") from error
+    except Exception as error:  # torch says in several ways that a file is no whole one
+        if type(error).__name__ == "UnpicklingError" and "truncated" not in str(error):
+            raise not_trusted(path, "is not plain weights") from error
+        raise damaged(path, error) from error
+
+
+def damaged(path: Path, error: Exception) -> UserError:
+    """The refusal of a file that cannot be what it should be, whoever is trusted."""
+    return UserError(f"the model file {str(path)!r} is damaged, or holds no model: {_first_line(error)}")
 
 
 def not_trusted(path: Path, what: str) -> UserError:
@@ -121,6 +128,11 @@ def put_weights(module: nn.Module, weights: Mapping[str, Tensor], path: Path, or
             if name in weights and weights[name].shape != tensor.shape
         ],
     }
+    faults["of another kind of number"] = [
+        f"{name} {weights[name].dtype} for {tensor.dtype}"
+        for name, tensor in wanted.items()
+        if name in weights and _kind(weights[name]) != _kind(tensor)
+    ]
     told_faults = [f"{len(names)} {fault} ({_some(names)})" for fault, names in faults.items() if names]
     if told_faults:
         raise PluginError(f"weights {path} do not fit {origin}: {'; '.join(told_faults)}")
@@ -140,6 +152,10 @@ def called(origin: str, make: Any, arguments: Mapping[str, Any]) -> nn.Module:
     if not isinstance(made, nn.Module):
         raise PluginError(f"{origin} returned {type(made).__name__}, not a torch.nn.Module")
     return made
+
+
+def _kind(tensor: Tensor) -> tuple[bool, bool]:
+    return tensor.is_floating_point(), tensor.is_complex()
 
 
 def _some(names: Iterable[str]) -> str:

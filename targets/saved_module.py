@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from benchmark.errors import PluginError, told
 from benchmark.plugin import param
 from targets.contract import GivenTarget, target
-from targets.files import content_of, not_trusted
+from targets.files import content_of, damaged, not_trusted
 from targets.preparation import PreparationConfig
 
 Form = Literal["TorchScript", "torch.export", "pickle"]
@@ -81,10 +81,15 @@ class SavedModule(GivenTarget[SavedModuleConfig]):
 
 def _form(path: Path) -> Form:
     """What wrote the file, told by the names of its parts."""
-    if not zipfile.is_zipfile(path):
+    with path.open("rb") as file:
+        begin = file.read(2)
+    if begin not in (b"", b"PK"):
         return "pickle"
-    with zipfile.ZipFile(path) as archive:
-        parts = {name.partition("/")[2] or name for name in archive.namelist()}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            parts = {name.partition("/")[2] or name for name in archive.namelist()}
+    except (OSError, zipfile.BadZipFile) as error:
+        raise damaged(path, error) from error
     if "constants.pkl" in parts and any(part.startswith("code/") for part in parts):
         return "TorchScript"
     if parts & {"archive_format", "serialized_exported_program.json"}:

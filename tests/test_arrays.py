@@ -6,6 +6,7 @@ import hashlib
 import pickle
 import shutil
 import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,14 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         _with("test_images", lambda x: _set(np.nan)(x / 255)),
         "test_images[2] has values that are not in [0, 1]",
     ),
+    "pixels that were scaled twice": (
+        _with("train_images", lambda x: x / 255 / 255),
+        "train_images is of float64, 0 to 1, but no value is above 0.00392",
+    ),
+    "whole numbers that were scaled": (
+        _with("test_images", lambda x: (x / 255).astype(np.uint8)),
+        "test_images is of uint8, 0 to 255, but no value is above 1",
+    ),
     "whole numbers that are not 8-bit": (
         _with("test_images", lambda x: x.astype(np.int64)),
         "test_images is of int64",
@@ -132,6 +141,18 @@ def test_what_is_wrong_with_arrays_is_told_with_the_file(path: Path, mistake: st
 def test_a_file_that_is_no_npz_is_named(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"own\.npz: cannot be read as an \.npz file"):
+        Npz(NpzConfig(path=str(path)), Path()).prepare()
+
+
+def test_a_single_array_and_a_zip_of_other_things_are_told_from_four_arrays(path: Path) -> None:
+    with path.open("wb") as file:
+        np.save(file, ARRAYS["train_images"])
+    with pytest.raises(UserError, match=r"own\.npz: is a single array"):
+        Npz(NpzConfig(path=str(path)), Path()).prepare()
+    with zipfile.ZipFile(path, "w") as packed:
+        for name in ARRAYS:
+            packed.writestr(name, "hello")
+    with pytest.raises(UserError, match=r"own\.npz: holds \w+, which is no array"):
         Npz(NpzConfig(path=str(path)), Path()).prepare()
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -161,6 +164,7 @@ def test_two_folders_have_their_own_source_classifiers(small_run, tmp_path: Path
     [
         ({}, "shift", "has no default source classifier to train shift with"),
         ({"source": "nearest-meen"}, "identity", "unknown target 'nearest-meen'"),
+        ({"source": "module"}, "identity", "target module has no default for factory"),
     ],
 )
 def test_a_source_classifier_that_is_needed_and_not_there_is_told(
@@ -189,6 +193,76 @@ def test_what_has_nothing_to_train_with_fails_and_says_so(small_run, tmp_path: P
     records = small_run(**GRID, datasets=[own], data=tmp_path)
     assert records["status"].tolist() == ["failed"]
     assert "has no images to train with" in records["reason"][0]
+
+
+@pytest.mark.parametrize("share", [0.9, 1])
+def test_a_classifier_that_is_given_needs_no_images_to_train_with(
+    small_run, tmp_path: Path, share: float
+) -> None:
+    write_classes(tmp_path / "own", names=("ant", "bee"))  # a share of .9 leaves one of twelve images
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n\ndef make():\n    return nn.Sequential(nn.Flatten(), nn.Linear(192, 2))\n"
+    )
+    given = {"name": "module", "factory": f"{tmp_path / 'net.py'}:make"}
+    own = {"name": "folder", "path": "own", "test": share}
+    records = small_run(**GRID | {"targets": [given]}, datasets=[own], data=tmp_path)
+    assert records["status"].tolist() == ["ok"]
+
+
+IDX_MISTAKES: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
+    "cut images": ("t10k-images-idx3-ubyte", lambda old: old[:-784], "is damaged, or no IDX file"),
+    "cut labels": ("t10k-labels-idx1-ubyte", lambda old: old[:-1], "is damaged, or no IDX file"),
+    "a page in their place": ("train-images-idx3-ubyte", lambda _: b"<html>", "is damaged, or no IDX file"),
+    "an empty file": ("train-labels-idx1-ubyte", lambda _: b"", "is damaged, or no IDX file"),
+    "fewer labels": (
+        "t10k-labels-idx1-ubyte",
+        lambda _: _idx(np.zeros(3, np.uint8)),
+        "holds 3 labels for the 4 images of t10k-images-idx3-ubyte",
+    ),
+    "other labels": ("train-labels-idx1-ubyte", lambda _: _idx(np.full(6, 10, np.uint8)), "not 0 to 9"),
+    "other images": (
+        "train-images-idx3-ubyte",
+        lambda _: _idx(np.zeros((6, 8, 8), np.uint8)),
+        "holds images of (8, 8)",
+    ),
+}
+
+
+def _idx(array: np.ndarray) -> bytes:
+    """The format of MNIST's files: type and dimensions, sizes, bytes."""
+    return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+
+def _write_idx(root: Path) -> Path:
+    raw = root / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name, count in (("train", 6), ("t10k", 4)):
+        images = np.arange(count, dtype=np.uint8)[:, None, None].repeat(28, 1).repeat(28, 2)
+        (raw / f"{name}-images-idx3-ubyte").write_bytes(_idx(images))
+        (raw / f"{name}-labels-idx1-ubyte").write_bytes(_idx(np.arange(count, dtype=np.uint8)))
+    return raw
+
+
+@pytest.mark.parametrize("mistake", IDX_MISTAKES)
+def test_what_is_wrong_with_mnist_is_told_with_the_file(tmp_path: Path, mistake: str) -> None:
+    name, spoil, words = IDX_MISTAKES[mistake]
+    raw = _write_idx(tmp_path)
+    mnist = Mnist(Config(), tmp_path)
+    assert mnist.load_test().labels.tolist() == [0, 1, 2, 3]
+    (raw / name).write_bytes(spoil((raw / name).read_bytes()))
+    with pytest.raises(UserError) as caught:
+        mnist.load_train() if "train" in name else mnist.load_test()
+    assert str(caught.value).startswith(f"{raw / name}: ")
+    assert words in str(caught.value)
+
+
+def test_files_that_an_old_torchvision_left_are_not_read(tmp_path: Path) -> None:
+    raw = _write_idx(tmp_path)
+    (raw.parent / "processed").mkdir()
+    for name in ("training", "test"):
+        made = (torch.zeros(5, 28, 28, dtype=torch.uint8), torch.ones(5, dtype=torch.int64))
+        torch.save(made, raw.parent / "processed" / f"{name}.pt")
+    assert Mnist(Config(), tmp_path).load_test().labels.tolist() == [0, 1, 2, 3]
 
 
 def test_the_doctor_finds_nothing_wrong_with_data_sets_whose_files_are_elsewhere(tmp_path: Path) -> None:

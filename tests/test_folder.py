@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import tarfile
+import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -158,6 +161,21 @@ MISTAKES: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     ),
     "image of no class": (lambda at: picture(0, 0).save(at / "test" / "x.png"), "test/x.png", "no class"),
     "train alone": (lambda at: shutil.rmtree(at / "test"), "train", "no test/ or val/"),
+    "a link to where it is": (
+        lambda at: (at / "train" / "bee" / "again").symlink_to(at / "train"),
+        "train/bee/again",
+        "a link to a folder that it is in",
+    ),
+    "halves of other names": (
+        lambda at: [(at / name).rename(at / name.title()) for name in ("train", "test")],
+        "",
+        "Test/ and Train/ look like parts of a split, not like classes",
+    ),
+    "a name that is no text": (
+        lambda at: (at / IMAGE).rename(os.fsdecode(bytes(at / "train" / "bee") + b"/caf\xe9.png")),
+        "train/bee/caf\\xe9.png",
+        "a name that is not UTF-8",
+    ),
     "nothing there": (lambda at: shutil.rmtree(at), "", "no such file or folder"),
 }
 
@@ -181,6 +199,28 @@ def test_a_zip_that_cannot_be_read_is_named(halves: Path, tmp_path: Path) -> Non
     at = whole.rindex(b"IDAT")
     packed.write_bytes(whole[:at] + b"JUNK" + whole[at + 4 :])
     assert refusal(packed).startswith(f"{packed}/train/cat/005.png: cannot be read from the zip")
+
+
+def test_a_tar_is_told_from_a_zip(halves: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as packed:
+        packed.add(halves, "halves")
+    assert "unpacked first" in refusal(tmp_path / "a.tar")
+
+
+def test_a_zip_is_read_however_its_entries_are_written(halves: Path, tmp_path: Path) -> None:
+    wanted = opened(zipped(halves, tmp_path / "a.zip"))
+    odd = tmp_path / "odd.zip"
+    with zipfile.ZipFile(odd, "w") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an entry that is there twice
+        for member in sorted(path for path in halves.rglob("*") if path.is_file()):
+            name = member.relative_to(halves).as_posix()
+            file.write(member, f"./{name}" if "bee" in name else name.replace("/", "\\"))
+            file.write(member, name)
+    read = opened(odd)
+    assert read.class_names == wanted.class_names
+    for ours, theirs in ((read.load_train(), wanted.load_train()), (read.load_test(), wanted.load_test())):
+        assert torch.equal(ours.labels, theirs.labels)
+        assert torch.equal(everything(ours), everything(theirs))
 
 
 def test_parameters_that_do_not_go_together_are_refused(halves: Path) -> None:

@@ -74,13 +74,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def _run(*targets: dict[str, Any], **options: Any) -> pd.DataFrame:
+def _run(*targets: dict[str, Any], eps: float = 0.2, **options: Any) -> pd.DataFrame:
     grid = {
         "name": "own",
         "datasets": [{"name": "digits", "n": 20}],
         "targets": list(targets),
         "defenses": ["identity"],
-        "attacks": [{"name": "fgsm", "eps": 0.2}],
+        "attacks": [{"name": "fgsm", "eps": eps}],
         "threats": ["black-box"],
     }
     return benchmark.run(grid, out="out", store="store", device="cpu", **options)
@@ -246,6 +246,51 @@ def test_what_is_not_there_is_refused_at_once(folder: Path, target: dict[str, An
     assert told in _refusal(target)
 
 
+def test_a_damaged_file_is_called_so_and_nobody_is_told_to_trust_it(folder: Path) -> None:
+    torch.save(_network().state_dict(), "whole.pth")
+    _save_script("whole.pt")
+    for name, target in (
+        ("cut.pth", _module(weights="cut.pth")),
+        ("empty.pth", _module(weights="empty.pth")),
+        ("spoilt.pth", _module(weights="spoilt.pth")),
+        ("cut.pt", {"name": "saved-module", "file": "cut.pt"}),
+        ("empty.pt", {"name": "saved-module", "file": "empty.pt"}),
+        ("spoilt.pt", {"name": "saved-module", "file": "spoilt.pt"}),
+    ):
+        content = Path(f"whole{Path(name).suffix}").read_bytes()
+        spoilt = content.replace(b"PK\x01\x02", b"PK\x09\x09")  # no directory where the end says it is
+        kinds = {"cut": content[: len(content) // 2], "empty": b"", "spoilt": spoilt}
+        Path(name).write_bytes(kinds[Path(name).stem])
+        message = _refusal(target)
+        assert f"{name!r} is damaged" in message
+        assert "--trust" not in message
+
+
+def test_a_net_that_hides_its_weights_is_known_again_by_its_answers(folder: Path) -> None:
+    Path("own.py").write_text(
+        CODE
+        + """
+class Hiding(nn.Module):
+    def __init__(self):
+        super().__init__()
+        from safetensors.torch import load_file
+        self.nets = [make()]
+        self.nets[0].load_state_dict(load_file("hidden.safetensors"))
+    def forward(self, x):
+        return self.nets[0](x)
+"""
+    )
+    weights = _network().state_dict()
+    save_file(weights, "hidden.safetensors")
+    hiding = _module("own.py:Hiding", weights=None)
+    assert _run(hiding)["status"].tolist() == ["ok"]
+    assert _run(hiding, eps=0.1)["status"].tolist() == ["ok"]
+    save_file(weights | {"4.bias": torch.arange(10.0)}, "hidden.safetensors")
+    again = _run(hiding, eps=0.3)
+    assert again["status"].tolist() == ["failed"]
+    assert "other weights than when its results" in again["reason"][0]
+
+
 class Harmful(nn.Module):
     """Leaves a file behind when it is unpickled."""
 
@@ -308,6 +353,12 @@ def _bad_weights() -> Iterator[tuple[dict[str, Any], tuple[str, ...]]]:
     yield _module(weights="more.safetensors"), ("more.safetensors", "1 not in the module (extra)")
     save_file(weights | {"4.bias": torch.full((10,), torch.nan)}, "nan.safetensors")
     yield _module(weights="nan.safetensors"), ("nan.safetensors", "4.bias are not finite")
+    whole = {name: value.to(torch.int8) for name, value in weights.items()}
+    save_file(whole, "whole.safetensors")
+    yield (
+        _module(weights="whole.safetensors"),
+        ("whole.safetensors", "4 of another kind of number (2.weight torch.int8 for torch.float32"),
+    )
     Path("torn.safetensors").write_bytes(Path("good.safetensors").read_bytes()[:50])
     yield _module(weights="torn.safetensors"), ("torn.safetensors", "cannot be read")
 
@@ -325,8 +376,10 @@ def _bad_modules() -> Iterator[tuple[dict[str, Any], tuple[str, ...]]]:
     yield bare("mixing"), ("own.py:mixing", "depend on the other images of the batch")
     torch.jit.save(torch.jit.trace(lambda x: x.flatten(1)[:, :9], torch.rand(1, 1, 28, 28)), "nine.pt")
     yield {"name": "saved-module", "file": "nine.pt"}, ("nine.pt", "(3, 9) for 3 images")
-    Path("torn.pt").write_bytes(b"PK\x03\x04 nothing")
-    yield {"name": "saved-module", "file": "torn.pt"}, ("torn.pt", "cannot be read as pickle")
+    torch.jit.save(
+        torch.jit.trace(lambda x: x.flatten(1)[:, :10].double(), torch.rand(1, 1, 28, 28)), "double.pt"
+    )
+    yield {"name": "saved-module", "file": "double.pt"}, ("double.pt", "scores of torch.float64")
     torch.save(_network().state_dict(), "state.pt")
     yield {"name": "saved-module", "file": "state.pt"}, ("state.pt", "OrderedDict", "target `module`")
 
@@ -338,7 +391,7 @@ def test_what_does_not_fit_fails_alone_and_is_named(folder: Path, cases: Any) ->
     records = _run(
         *(target for target, _ in bad),
         _module(),
-        trust=[p for p in ("torn.pt", "state.pt") if Path(p).exists()],
+        trust=[path for path in ("state.pt",) if Path(path).exists()],
     )
     assert list(records["status"]) == ["failed"] * len(bad) + ["ok"]
     for reason, (_, parts) in zip(records["reason"], bad, strict=False):

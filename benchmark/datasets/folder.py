@@ -19,6 +19,7 @@ from benchmark.plugin import Config, apart, param
 _TEST_SHARE = 0.2
 _TRAIN_FOLDER = "train"
 _TEST_FOLDERS = ("test", "val")
+_PARTS = frozenset({"train", "training", "test", "testing", "val", "valid", "validation"})
 
 
 class FolderConfig(Config):
@@ -98,6 +99,16 @@ class Folder(ClassFolders[FolderConfig]):
     def _shared_out(self, tree: Tree, folder: str) -> Found:
         """A share of each class to test with, the rest to train with."""
         images = class_images(tree, folder)
+        parts = [name for name in images if name.lower() in _PARTS]
+        if len(parts) > 1:
+            named = " and ".join(f"{name}/" for name in parts)
+            raise UserError(
+                Problem(
+                    f"{named} look like parts of a split, not like classes",
+                    file=tree.place(folder),
+                    hint=f"{_TRAIN_FOLDER}/ and {_TEST_FOLDERS[0]}/, with a folder for each class in both",
+                )
+            )
         labels = {name: label for label, name in enumerate(sorted(images))}
         everything = Listing.of(images, labels)
         order = proportional_order(torch.tensor(everything.labels))

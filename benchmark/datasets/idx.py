@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
+from torch import Tensor
 from torchvision import datasets as torchvision_datasets
+from torchvision.datasets.mnist import read_image_file, read_label_file
 
 from benchmark.datasets.contract import TensorSplit, dataset
 from benchmark.datasets.published import Published
+from benchmark.errors import Problem, UserError, told
 from benchmark.plugin import Config
 
 _FILES = (
@@ -56,14 +59,35 @@ class _Idx(Published[Config], ABC):
         return content.hexdigest()
 
     def load_train(self) -> TensorSplit:
-        return self._load(train=True)
+        return self._load(*_FILES[:2])
 
     def load_test(self) -> TensorSplit:
-        return self._load(train=False)
+        return self._load(*_FILES[2:])
 
-    def _load(self, *, train: bool) -> TensorSplit:
-        loaded = self.torchvision_class(root=self.root, train=train, download=False)
-        return TensorSplit(loaded.data.unsqueeze(1), loaded.targets)
+    def _load(self, images_name: str, labels_name: str) -> TensorSplit:
+        images = _read(self.folder / images_name, read_image_file)
+        labels = _read(self.folder / labels_name, read_label_file)
+        if images.shape[1:] != self.image_shape[1:]:
+            raise _wrong(self.folder / images_name, f"holds images of {tuple(images.shape[1:])}")
+        if len(images) != len(labels):
+            problem = f"holds {len(labels)} labels for the {len(images)} images of {images_name}"
+            raise _wrong(self.folder / labels_name, problem)
+        if not 0 <= int(labels.min()) <= int(labels.max()) < len(self.class_names):
+            raise _wrong(self.folder / labels_name, "holds labels that are not 0 to 9")
+        return TensorSplit(images.unsqueeze(1), labels)
+
+
+def _read(path: Path, reader: Callable[[str], Tensor]) -> Tensor:
+    try:
+        return reader(str(path))
+    except OSError as error:
+        raise _wrong(path, f"cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # a short file, or another format, fails in torchvision's reader in many ways
+        raise _wrong(path, f"is damaged, or no IDX file: {told(error)}") from error
+
+
+def _wrong(path: Path, problem: str) -> UserError:
+    return UserError(Problem(problem, file=str(path)))
 
 
 @dataset("mnist")

@@ -75,12 +75,17 @@ class _Arrays:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            with np.load(path, allow_pickle=False) as file:
-                if not isinstance(file, np.lib.npyio.NpzFile):
-                    raise self.wrong("is a single array: an .npz file with four is needed")
+            file = np.load(path, allow_pickle=False)
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise self.wrong("is a single array: an .npz file with four is needed")
+            with file:
                 self._arrays: Mapping[str, NDArray[Any]] = {name: file[name] for name in file.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        # a header that is wrong about the size asks for more memory than there is
+        except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
             raise self.wrong(f"cannot be read as an .npz file: {error}") from error
+        for name, array in self._arrays.items():
+            if not isinstance(array, np.ndarray):
+                raise self.wrong(f"holds {name}, which is no array")
         self._names = next((names for names in _NAMES if set(names) <= set(self._arrays)), ())
         if not self._names:
             wanted = " or ".join(", ".join(names) for names in _NAMES)
@@ -137,6 +142,7 @@ class _Arrays:
             forms = "(N, H, W), (N, H, W, C) or (N, C, H, W)"
             raise self.wrong(f"{name} is of shape {images.shape}, not {forms} with 1 or 3 channels")
         if images.dtype == np.uint8:
+            self._not_scaled_twice(name, images, 1)
             return np.ascontiguousarray(images)
         if not np.issubdtype(images.dtype, np.floating):
             raise self.wrong(f"{name} is of {images.dtype}: images are uint8, or float in [0, 1]")
@@ -144,4 +150,13 @@ class _Arrays:
         if outside.any():
             index = int(outside.argmax())
             raise self.wrong(f"{name}[{index}] has values that are not in [0, 1]")
+        self._not_scaled_twice(name, images, 1 / 255)
         return np.ascontiguousarray(images, dtype=np.float32)
+
+    def _not_scaled_twice(self, name: str, images: NDArray[Any], least: float) -> None:
+        """Refuse images as dark as those that were divided by 255 once too often."""
+        if images.size and images.max() <= least:
+            wanted = "0 to 255" if images.dtype == np.uint8 else "0 to 1"
+            raise self.wrong(
+                f"{name} is of {images.dtype}, {wanted}, but no value is above {images.max():.3g}"
+            )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import lzma
 import os
+import tarfile
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
@@ -31,6 +33,9 @@ class Tree(ABC):
     def __init__(self, path: Path, names: Iterable[str], folders: Iterable[str]) -> None:
         self.path = path
         visible = sorted(name for name in names if _visible(name))
+        if (odd := next((name for name in visible if not _is_text(name)), None)) is not None:
+            shown = odd.encode(errors="surrogateescape").decode(errors="backslashreplace")
+            raise UserError(Problem("has a name that is not UTF-8", file=self.place(shown)))
         self._images = [name for name in visible if name.lower().endswith(IMAGES)]
         self._others = [name for name in visible if not name.lower().endswith(IMAGES)]
         self._children: dict[str, set[str]] = {}
@@ -83,6 +88,8 @@ class Directory(Tree):
         for at, below, files in os.walk(path, followlinks=True, onerror=_refuse):
             inside = Path(at).relative_to(path).as_posix()
             prefix = "" if inside == "." else f"{inside}/"
+            for name in below:
+                _refuse_loop(Path(at), name)
             names += [prefix + name for name in files]
             folders += [prefix + name for name in below]
         super().__init__(path, names, folders)
@@ -111,17 +118,22 @@ class Zip(Tree):
         try:
             self._zip = zipfile.ZipFile(path)
         except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
-            raise UserError(Problem(f"cannot be read as a zip: {error}", file=str(path))) from error
-        names = self._zip.namelist()
+            hint = "a tar has to be unpacked first" if tarfile.is_tarfile(path) else None
+            raise UserError(
+                Problem(f"cannot be read as a zip: {error}", file=str(path), hint=hint)
+            ) from error
+        # two entries of one name are one file, the later of them; some programs write ./ or backslashes
+        self._entries = {_plain(name): name for name in self._zip.namelist()}
+        names = list(self._entries)
         files = [name for name in names if not name.endswith("/")]
         folders = {name.rstrip("/") for name in names if name.endswith("/")}
         super().__init__(path, files, folders | {name.rpartition("/")[0] for name in files} - {""})
 
     def read(self, name: str) -> bytes:
         try:
-            return self._zip.read(name)
+            return self._zip.read(self._entries[name])
         # a wrong checksum, a password, an unknown compression, a short file
-        except (OSError, zipfile.BadZipFile, RuntimeError, EOFError, zlib.error) as error:
+        except (OSError, zipfile.BadZipFile, RuntimeError, EOFError, zlib.error, lzma.LZMAError) as error:
             message = f"cannot be read from the zip: {error}"
             raise UserError(Problem(message, file=self.place(name))) from error
 
@@ -178,6 +190,25 @@ def _instead(tree: Tree, folder: str) -> str:
 
 def _visible(name: str) -> bool:
     return not any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+
+
+def _plain(name: str) -> str:
+    return name.replace("\\", "/").removeprefix("./")
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _refuse_loop(at: Path, name: str) -> None:
+    """Refuse a link to a folder that it lies in: every image in there would be met again and again."""
+    below = at / name
+    if below.is_symlink() and at.resolve().is_relative_to(below.resolve()):
+        raise UserError(Problem("is a link to a folder that it is in", file=str(below)))
 
 
 def _below(names: list[str], folder: str) -> list[str]:

@@ -18,10 +18,10 @@ from benchmark.plugin import NoCheckpoints, Plugin
 from benchmark.store import Address, Store
 from benchmark.tasks import TrainAttack, TrainDefense, TrainTarget
 from benchmark.training import not_finite, weights_digest
+from benchmark.work.given import answers, try_out
 from benchmark.work.seeding import seeded
 from benchmark.work.surface import make_surface
 from benchmark.work.workshop import Stopwatch, Training, Workshop, address
-from targets.contract import GivenTarget
 
 
 def train_target(task: TrainTarget, workshop: Workshop) -> None:
@@ -46,50 +46,18 @@ def train_target(task: TrainTarget, workshop: Workshop) -> None:
 def _take_given(task: TrainTarget, data: TrainingData, workshop: Workshop) -> None:
     """Load a classifier that comes with its weights, see whether it can be used, and store what it is.
 
-    The weights stay where they are: the store keeps their digest.
+    The weights stay where they are: the store keeps their digest, and what the classifier says of noise.
     """
     with Stopwatch(workshop.device) as watch:
         model = workshop.given_target(task)
-        if (wrong := not_finite(model)) is not None:
-            raise PluginError(f"{model.origin}: weights {wrong} are not finite")
-        _try_out(model, data)
+        try_out(model, data)
     meta = {
         "seconds": watch.seconds,
         "weights": weights_digest(model),
         "validation_error": _validation_error(model, data, task),
     }
-    workshop.store.put_tensors(address(task), {}, meta | {"task": task.content()})
-
-
-def _try_out(model: GivenTarget[Any], data: TrainingData) -> None:
-    """A stranger's classifier: whether it takes batches of any size, and says the same twice.
-
-    Raises:
-        PluginError: It does not, or its scores do not fit the data set; names what it was made from.
-    """
-    images, _ = data.take(torch.arange(3))
-    shape = "×".join(map(str, data.image_shape))
-    with torch.no_grad():
-        try:
-            scores, again, one = model(images), model(images), model(images[:1])
-        except Exception as error:  # whatever a stranger's classifier raises
-            cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise PluginError(f"{model.origin} cannot take batches of {shape} images: {cause}") from error
-    if not all(isinstance(made, Tensor) for made in (scores, one)):
-        raise PluginError(f"{model.origin} returns {type(scores).__name__}, not a tensor of scores")
-    if tuple(scores.shape) != (len(images), data.num_classes) or len(one) != 1:
-        raise PluginError(
-            f"{model.origin} gives scores of shape {tuple(scores.shape)} for {len(images)} images, "
-            f"but the data set has {data.num_classes} classes"
-        )
-    if not torch.isfinite(scores).all():
-        raise PluginError(f"{model.origin} gives scores that are not finite")
-    if not torch.allclose(scores, again, rtol=1e-4, atol=1e-4):
-        raise PluginError(f"{model.origin} gives other scores for the same images each time it is asked")
-    if not torch.allclose(scores[:1], one, rtol=1e-3, atol=1e-3):
-        raise PluginError(
-            f"{model.origin} gives scores that depend on the other images of the batch: saved in training?"
-        )
+    said = {"answers": answers(model, workshop.device)}
+    workshop.store.put_tensors(address(task), said, meta | {"task": task.content()})
 
 
 def _validation_error(model: torch.nn.Module, data: TrainingData, task: TrainTarget) -> float | None:

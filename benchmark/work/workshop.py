@@ -21,6 +21,7 @@ from benchmark.registry import Registry
 from benchmark.store import Address, Store
 from benchmark.tasks import Craft, Handed, Purifier, Shard, Task, TrainAttack, TrainDefense, TrainTarget
 from benchmark.training import weights_digest
+from benchmark.work.given import answers, are_the_same
 from benchmark.work.recent import Recent
 from benchmark.work.seeding import seeded
 from defenses.contract import Defense
@@ -225,9 +226,9 @@ class Workshop:
         return module.eval()
 
     def _given(self, task: TrainTarget) -> nn.Module:
-        known = self.meta(task)["weights"]
+        known, said = self.meta(task)["weights"], self.tensors(task)["answers"]
         model = self.given_target(task)
-        if weights_digest(model) != known:
+        if weights_digest(model) != known or not are_the_same(answers(model, self.device), said.cpu()):
             raise PluginError(f"{task.label} has other weights than when its results in the store were made")
         return model
 

@@ -45,7 +45,8 @@ def routes(row: pd.Series) -> dict[str, float]:
 
 
 def test_the_bank_leads_through_a_purifier_that_answers_with_training_images(run) -> None:
-    records = run(defenses=["nearest-neighbour"], attacks=[PGD | {"eps": 0.2}])
+    still = PGD | {"eps": 0.2, "random_start": False}  # a random step may lead to another image by luck
+    records = run(defenses=["nearest-neighbour"], attacks=[still])
     by = routes(records.loc["nearest-neighbour"])
     assert by["exact"] == by["clean"]
     assert by["bank"] > by["exact"] + 0.3

@@ -118,7 +118,8 @@ class Zip(Tree):
         try:
             self._zip = zipfile.ZipFile(path)
         except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
-            hint = "a tar has to be unpacked first" if tarfile.is_tarfile(path) else None
+            tar = isinstance(error, zipfile.BadZipFile) and tarfile.is_tarfile(path)
+            hint = "a tar has to be unpacked first" if tar else None
             raise UserError(
                 Problem(f"cannot be read as a zip: {error}", file=str(path), hint=hint)
             ) from error

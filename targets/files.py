@@ -74,7 +74,7 @@ def refuse_unsafe(path: Path, trusted: Collection[Path]) -> None:
 
 
 def damaged(path: Path, error: Exception) -> UserError:
-    """The refusal of a file that cannot be what it should be, whoever is trusted."""
+    """The refusal of a file that is cut, empty or spoilt."""
     return UserError(f"the model file {str(path)!r} is damaged, or holds no model: {_first_line(error)}")
 
 
@@ -127,12 +127,12 @@ def put_weights(module: nn.Module, weights: Mapping[str, Tensor], path: Path, or
             for name, tensor in wanted.items()
             if name in weights and weights[name].shape != tensor.shape
         ],
+        "of another kind of number": [
+            f"{name} {weights[name].dtype} for {tensor.dtype}"
+            for name, tensor in wanted.items()
+            if name in weights and _kind(weights[name]) != _kind(tensor)
+        ],
     }
-    faults["of another kind of number"] = [
-        f"{name} {weights[name].dtype} for {tensor.dtype}"
-        for name, tensor in wanted.items()
-        if name in weights and _kind(weights[name]) != _kind(tensor)
-    ]
     told_faults = [f"{len(names)} {fault} ({_some(names)})" for fault, names in faults.items() if names]
     if told_faults:
         raise PluginError(f"weights {path} do not fit {origin}: {'; '.join(told_faults)}")

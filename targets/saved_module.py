@@ -55,13 +55,12 @@ class SavedModule(GivenTarget[SavedModuleConfig]):
     def rests_on(cls, config: SavedModuleConfig, trusted: Collection[Path]) -> Mapping[str, str]:
         path = Path(config.file)
         content = content_of(path)
-        if (form := _form(path)) != "TorchScript" and path.resolve() not in trusted:
-            raise not_trusted(path, f"is a {form} file" if form == "torch.export" else "is a pickle")
+        _allowed_form(path, trusted)
         return {"file": content}
 
     def load(self, trusted: Collection[Path]) -> None:
         path = Path(self.config.file)
-        form = _form(path)
+        form = _allowed_form(path, trusted)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # TorchScript is going to be retired
@@ -77,6 +76,17 @@ class SavedModule(GivenTarget[SavedModuleConfig]):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network(x)  # type: ignore[no-any-return]
+
+
+def _allowed_form(path: Path, trusted: Collection[Path]) -> Form:
+    """The form of a file that may be read: reading anything but TorchScript may run any code.
+
+    Raises:
+        UserError: It is another form, and not among the trusted files.
+    """
+    if (form := _form(path)) != "TorchScript" and path.resolve() not in trusted:
+        raise not_trusted(path, f"is a {form} file" if form == "torch.export" else "is a pickle")
+    return form
 
 
 def _form(path: Path) -> Form:

@@ -264,6 +264,8 @@ def test_a_damaged_file_is_called_so_and_nobody_is_told_to_trust_it(folder: Path
         message = _refusal(target)
         assert f"{name!r} is damaged" in message
         assert "--trust" not in message
+        if target["name"] == "saved-module":
+            assert _refusal(target, trust=[name]) == message
 
 
 def test_a_net_that_hides_its_weights_is_known_again_by_its_answers(folder: Path) -> None:
@@ -391,7 +393,7 @@ def test_what_does_not_fit_fails_alone_and_is_named(folder: Path, cases: Any) ->
     records = _run(
         *(target for target, _ in bad),
         _module(),
-        trust=[path for path in ("state.pt",) if Path(path).exists()],
+        trust=["state.pt"] if Path("state.pt").exists() else [],
     )
     assert list(records["status"]) == ["failed"] * len(bad) + ["ok"]
     for reason, (_, parts) in zip(records["reason"], bad, strict=False):

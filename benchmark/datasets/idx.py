@@ -72,7 +72,7 @@ class _Idx(Published[Config], ABC):
         if len(images) != len(labels):
             problem = f"holds {len(labels)} labels for the {len(images)} images of {images_name}"
             raise _wrong(self.folder / labels_name, problem)
-        if not 0 <= int(labels.min()) <= int(labels.max()) < len(self.class_names):
+        if (labels >= len(self.class_names)).any():  # bytes are never below 0
             raise _wrong(self.folder / labels_name, "holds labels that are not 0 to 9")
         return TensorSplit(images.unsqueeze(1), labels)
 

@@ -108,10 +108,13 @@ class PuVae(Defense[PuVaeConfig]):
         return self.purify_and_decide(x, noise)[0]
 
     def purify_and_decide(self, x: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
-        made = self._under_every_label(x, noise)
+        latents = self._latents(x, noise)
         with torch.no_grad():
-            nearest = _distances(made, x).argmin(dim=1)
-        return made[torch.arange(len(x), device=x.device), nearest], nearest % self.num_classes
+            nearest = _distances(self._decode(latents), x).argmin(dim=1)
+        # decoded once more, which costs a tenth: else gradients would go through the labels not chosen, too
+        chosen = latents[torch.arange(len(x), device=x.device), nearest]
+        label = nearest % self.num_classes
+        return self.decoder(chosen, label), label
 
     def surrogate(self, name: str, target: Scorer, noise: Noise) -> Surrogate:
         """`soft-selection`: the scores of all reconstructions, weighed by how near they are.
@@ -135,14 +138,19 @@ class PuVae(Defense[PuVaeConfig]):
 
     def _under_every_label(self, x: Tensor, noise: Noise) -> Tensor:
         """Reconstructions (B, samples · classes, C, H, W), the labels of each sample in turn."""
+        return self._decode(self._latents(x, noise))
+
+    def _latents(self, x: Tensor, noise: Noise) -> Tensor:
+        """Latents (B, samples · classes, latent), the labels of each sample in turn."""
         config = self.config
-        batch, classes = len(x), self.num_classes
         mean, std = self.encoder.for_every_label(x)
-        drawn = noise.normal_like(torch.empty(batch, config.samples, classes, config.latent, device=x.device))
-        latents = mean[:, None] + config.noise * std[:, None] * drawn
-        labels = torch.arange(classes, device=x.device).repeat(batch * config.samples)
-        made = self.decoder(latents.reshape(-1, config.latent), labels)
-        return made.reshape(batch, config.samples * classes, *x.shape[1:])  # type: ignore[no-any-return]
+        drawn = noise.normal_like(mean[:, None].expand(-1, config.samples, -1, -1))
+        return (mean[:, None] + config.noise * std[:, None] * drawn).flatten(1, 2)
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        labels = torch.arange(latents.shape[1], device=latents.device) % self.num_classes
+        made = self.decoder(latents.flatten(0, 1), labels.repeat(len(latents)))
+        return made.unflatten(0, latents.shape[:2])  # type: ignore[no-any-return]
 
     def fit(self, data: TrainingData, source: nn.Module, generator: torch.Generator) -> None:
         config = self.config

@@ -30,6 +30,8 @@ from benchmark.threats.contract import Setting, Threat, ThreatConfig
 _FIRST = 64
 """Images on which efforts are found and costly checks are made."""
 
+_SLOPE_IMAGES = 8
+
 _NOISE_SAMPLES = 100
 
 Sanity = Literal["fast", "full"]
@@ -63,7 +65,7 @@ class ChosenAttack:
 
 @dataclass(frozen=True, eq=False)
 class Checks:
-    """What is looked for beside errors. The last three are costly, and made where the user asks for them."""
+    """What is looked for beside errors. The last two are costly, and made where the user asks for them."""
 
     examine: Examine
     slope: Slope | None = None
@@ -254,18 +256,29 @@ class CellMaker:
     def _checks(self, attack: AttackRef, threat: ThreatRef, seed: int | None, first: Score) -> Checks:
         protocol, kind = self.target.protocol, THREATS[threat.name]
         examine = self.once(Examine, protocol, self.target, self.purifier, first.shard, first.clean)
+        checks = Checks(examine, self._slope(first) if kind.knows_all else None)
         if self.sanity == "fast" or not kind.knows_all or attack.unbounded is None:
-            return Checks(examine)
+            return checks
         everywhere = replace(attack, config=attack.unbounded.config, eps=attack.unbounded.eps)
         few = self._shard(0, min(_FIRST, first.shard.stop))
         setting = self._setting(everywhere, threat, seed, few, few)
-        return Checks(
-            examine,
-            slope=Slope(protocol, setting.surface("pipeline"), few),
+        return replace(
+            checks,
             unbounded=self._score(setting, kind),
             # of many points some fool a random defense by chance
             noise=None if self.purifier.stochastic else NoiseSearch(protocol, first, _NOISE_SAMPLES),
         )
+
+    def _slope(self, first: Score) -> Slope | None:
+        """Whether the gradients that the attack follows through the pipeline are of any use to it."""
+        attack, crafts = first.attack, [candidate.craft for candidate in first.candidates]
+        if attack.uses != "gradients" or attack.needs_latents:
+            return None
+        followed = [craft.surface for craft in crafts if isinstance(craft, Craft)]
+        through = [s for s in followed if s.purifier is not None and s.bank is None]
+        one_draw = {s.key: s if s.draws is None else replace(s, draws=1) for s in through}
+        shard = self._shard(0, min(_SLOPE_IMAGES, first.shard.stop))
+        return self.once(Slope, first.protocol, tuple(one_draw.values()), shard)
 
 
 def _not_mandatory(attack: AttackRef) -> AttackRef:

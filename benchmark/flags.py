@@ -30,7 +30,11 @@ _COLLAPSED = 0.01
 
 _LUCK = 0.05
 
-_ALIKE = 0.9
+_EVEN = 0.9
+"""Cosine of finite differences of two sizes from which on there is a slope to follow."""
+
+_ALONG = 0.5
+"""Cosine from which on a gradient leads along the slope; of honest pipelines it was 0.8 or more."""
 
 
 @dataclass(frozen=True)
@@ -85,12 +89,13 @@ FLAGS: dict[str, Flag] = {
     ),
     "fd-mismatch": Flag(
         "doubt",
-        "the gradient that attacks follow differs from finite differences (cosine below 0.9) at most images",
+        "at most of the images at which the pipeline has a slope, no gradient an attack follows leads along "
+        "it (cosine with finite differences below 0.5)",
     ),
     "hidden-randomness": Flag(
         "doubt",
-        "the same images come out otherwise at a later call or with gradients on; or the pipeline was wrong "
-        "about an image when it was attacked and right when it was judged",
+        "the same images come out otherwise at a later call, with gradients on or asked as attacks ask; or "
+        "the pipeline was wrong about an image when it was attacked and right when it was judged",
     ),
     "batch-dependent": Flag(
         "doubt",
@@ -160,7 +165,8 @@ class Findings:
         examined: What else was found of the pipeline.
         contradicted: Images that the pipeline was wrong about when attacked and right about when judged.
         efforts: How much of the attack it took, as each search for it found.
-        slope: Cosines with finite differences, and which images are flat; None where it was not looked for.
+        slope: How even the pipeline's slope is at each of a few images, and the best cosine of a gradient
+            with it; None where no gradients are followed.
         unbounded: How wrong the pipeline was in the ball that holds every image.
         noise: Which of the first images random points are wrong about.
     """
@@ -174,14 +180,11 @@ class Findings:
     noise: NDArray[np.bool_] | None
 
 
-def cell_flags(
-    cell: Cell, *, survives: NDArray[np.bool_], clean_error: float, clean_error_target: float
-) -> list[str]:
+def cell_flags(cell: Cell, *, clean_error: float, clean_error_target: float) -> list[str]:
     """The flags that follow from what the cell is.
 
     Args:
         cell: The cell.
-        survives: Which images the pipeline gets right under the cell's attack.
         clean_error: Of the pipeline.
         clean_error_target: Of the bare target.
     """
@@ -265,21 +268,26 @@ def check_flags(cell: Cell, survives: NDArray[np.bool_], findings: Findings) -> 
 def _pipeline_doubts(findings: Findings) -> dict[str, bool]:
     apart = {how: float((amounts > _APART).mean()) >= _MOST for how, amounts in findings.apart.items()}
     return {
-        "hidden-randomness": apart["again"] or apart["with_gradients"] or findings.contradicted > 0,
+        "hidden-randomness": any(apart[how] for how in ("again", "with_gradients", "as_attacks_ask"))
+        or findings.contradicted > 0,
         "batch-dependent": apart["alone"],
         "target-dependent": findings.examined["spread"] < _COLLAPSED,
         "probabilities-not-logits": bool(findings.examined["probabilities"]),
+        "fd-mismatch": findings.slope is not None and _leads_nowhere(**findings.slope),
     }
+
+
+def _leads_nowhere(even: NDArray[np.float32], followed: NDArray[np.float32]) -> bool:
+    """Whether gradients miss a slope that is there, at half of the images at least."""
+    there = even >= _EVEN
+    return bool(there.mean() >= _MOST and (followed[there] < _ALONG).mean() > _MOST)
 
 
 def _costly_doubts(
     survives: NDArray[np.bool_], findings: Findings, *, random: bool
 ) -> dict[str, bool | None]:
     """By flag: whether it is raised, None where nobody looked; a `random` pipeline may be right by luck."""
-    doubts: dict[str, bool | None] = dict.fromkeys(("fd-mismatch", "unbounded-fails", "noise-beats-attack"))
-    if findings.slope is not None and len(findings.slope["cosine"]):
-        steep = findings.slope["cosine"][~findings.slope["flat"].astype(bool)]
-        doubts["fd-mismatch"] = len(steep) > 0 and float((steep < _ALIKE).mean()) > _MOST
+    doubts: dict[str, bool | None] = dict.fromkeys(("unbounded-fails", "noise-beats-attack"))
     if findings.unbounded is not None:
         right = float((findings.unbounded <= _MOST).mean())
         doubts["unbounded-fails"] = right > (_LUCK if random else 0)

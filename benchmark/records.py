@@ -146,9 +146,7 @@ def _eligible(cell: Cell, workshop: Workshop) -> str | None:
 def _flags(cell: Cell, values: Mapping[str, _Array], row: Row, workshop: Workshop) -> Iterable[str]:
     threat = THREATS[cell.threat.name]
     survives = values["wrong"] < 1
-    found = cell_flags(
-        cell, survives=survives, clean_error=row["clean_error"], clean_error_target=row["clean_error_target"]
-    )
+    found = cell_flags(cell, clean_error=row["clean_error"], clean_error_target=row["clean_error_target"])
     if cell.attack.uses == "gradients" and threat.probes:
         found += gradient_flags(
             cell,

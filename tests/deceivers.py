@@ -106,10 +106,10 @@ class LooksAround(Defense[Config]):
 
 @defense("wrong-slope")
 class WrongSlope(Defense[Config]):
-    """A gradient that points the other way."""
+    """The image upside down, with the gradient of one that is not: the identity misleads as well."""
 
     def purify(self, x, noise):
-        return (x.detach() * 2 - x).clamp(0, 1)
+        return x + (x.flip(-2) - x).detach()
 
 
 class DimConfig(Config):

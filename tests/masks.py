@@ -261,14 +261,18 @@ class DenoiserConfig(Config):
         "from-attacks",
         "cheaper",
         "everything",
+        "behind-8-bits",
+        "straight-through",
     ] = infer("nothing")
+    std: float = infer(0.02, ge=0)  # of the random one's noise
 
 
 @defense("small-denoiser")
 class SmallDenoiser(Defense[DenoiserConfig]):
     """A convolutional net trained so that the target gets FGSM images right behind it: black-box it helps.
 
-    It may hide: its gradient, by a stop behind the net; itself, by giving images back as they are when
+    It may hide: its gradient, by a stop behind the net, by running it on images of 8 bits, or by the identity
+    in its place; itself, by giving images back as they are when
     gradients are on, from the second call on, or where noise says that an attack is running; or its own
     work behind a cheaper setting, which attacks run and which does nothing.
     """
@@ -321,8 +325,24 @@ class SmallDenoiser(Defense[DenoiserConfig]):
         }
         if skipped.get(self.config.hides):
             return x.clone()
+        if self.config.hides == "behind-8-bits":
+            with torch.no_grad():
+                return self.net((x * 255).round() / 255)
         purified = self.net(x)
+        if self.config.hides == "straight-through":
+            return x + (purified - x).detach()
         return purified.detach() if self.config.hides == "gradient" else purified
+
+
+@defense("small-random-denoiser")
+class SmallRandomDenoiser(SmallDenoiser):
+    """The same and a little noise, of which there may be none although it is called random."""
+
+    stochastic = True
+
+    def purify(self, x, noise):
+        drawn = noise.normal_like(x)
+        return (super().purify(x, noise) + self.config.std * drawn).clamp(0, 1)
 
 
 class CacheConfig(Config):

@@ -102,8 +102,17 @@ def _masked() -> Iterable[Construction]:
     }
     for name, defense in others.items():
         yield Construction(name, False, defense)
-    for hides in ("gradient", "when-differentiated", "after-first-call", "from-attacks", "cheaper"):
+    ways = (
+        "gradient", "when-differentiated", "after-first-call", "from-attacks", "cheaper", "behind-8-bits",
+        "straight-through",
+    )  # fmt: skip
+    for hides in ways:
         yield Construction(f"denoiser-hides-{hides}", False, {"name": "small-denoiser", "hides": hides})
+    for hides in ("after-first-call", "from-attacks"):
+        defense = {"name": "small-random-denoiser", "hides": hides, "std": 0.02}
+        yield Construction(f"random-denoiser-hides-{hides}", False, defense)
+    calls_itself_random = {"name": "small-random-denoiser", "hides": "from-attacks", "std": 0.0}
+    yield Construction("denoiser-calls-itself-random", False, calls_itself_random)
     faults = (
         "temperature", "saturated-sigmoid", "probabilities", "rounded-scores", "clipped-scores",
         "underflowing-logarithm", "sigmoid-stack", "hard-labels", "batch-centred", "three-bits",
@@ -121,6 +130,7 @@ def _honest() -> Iterable[Construction]:
         "contrast": {"name": "contrast"},
         "low-pass": {"name": "low-pass"},
         "denoiser": {"name": "small-denoiser", "hides": "nothing"},
+        "random-denoiser": {"name": "small-random-denoiser", "hides": "nothing", "std": 0.02},
         "small-noise": {"name": "gaussian-noise", "std": 0.05},
         "blur-and-contrast": {"chain": [{"name": "gaussian-blur", "sigma": 1.0}, {"name": "contrast"}]},
     }
@@ -176,7 +186,7 @@ def _target(setup: Setup, construction: Construction) -> dict[str, Any]:
 
 
 def _defense(setup: Setup, construction: Construction) -> dict[str, Any]:
-    if construction.defense.get("name") != "small-denoiser":
+    if construction.defense.get("name") not in ("small-denoiser", "small-random-denoiser"):
         return dict(construction.defense)
     return {**construction.defense, "steps": setup.denoiser_steps, "eps": setup.wide[0]}
 

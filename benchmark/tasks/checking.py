@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmark.tasks.base import Shard, Task
-from benchmark.tasks.crafting import Probe
+from benchmark.tasks.crafting import SurfaceSpec
 from benchmark.tasks.scoring import Purify, Score
 from benchmark.tasks.training import Purifier, TrainTarget
 
@@ -37,10 +37,24 @@ class Examine(Task):
 
 
 @dataclass(frozen=True, eq=False)
-class Slope(Probe):
-    """Compare the gradient of a surface with finite differences, in double precision."""
+class Slope(Task):
+    """Compare the gradients that an attacker follows with the slope of the pipeline, the first surface."""
+
+    surfaces: tuple[SurfaceSpec, ...]
+    shard: Shard
 
     kind = "slope"
+
+    @property
+    def label(self) -> str:
+        purifier = self.surfaces[0].purifier
+        return purifier.name if purifier else self.surfaces[0].target.label
+
+    def content(self) -> dict[str, Any]:
+        return {"surfaces": [surface.key for surface in self.surfaces], "shard": self.shard.content}
+
+    def needs(self) -> tuple[Task, ...]:
+        return tuple(task for surface in self.surfaces for task in surface.needs())
 
 
 @dataclass(frozen=True, eq=False)

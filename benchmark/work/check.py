@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 
 from attacks.ball import Ball
 from attacks.gradients import margin
-from benchmark.errors import PluginError, told
 from benchmark.keys import seed_from
 from benchmark.noise import Noise, StreamNoise
+from benchmark.purifier import PurifierModule
 from benchmark.tasks import Examine, NoiseSearch, Shard, Slope
 from benchmark.threats.surfaces import MeteredSurface, PipelineSurface
 from benchmark.work.score import draw, purify_seed
@@ -21,18 +20,22 @@ from benchmark.work.workshop import Stopwatch, Workshop, address
 
 _IMAGES = 4
 _CALLS = 3
-_SLOPE_IMAGES = 10
-_DIRECTIONS = 20
+_DIRECTIONS = 12
+_DRAWS = 5
+_LUCK = 12
+"""Of two means of five draws, the squares of their difference over those of its standard error."""
 _LAST_DIGITS = 1e-3
-_STEP = 1e-3
-"""How far pixels are moved for a finite difference: less than an attack's step, far more than rounding."""
+_STEPS = (0.005, 0.015)
+"""By how much pixels are moved on average for a finite difference."""
+_RIM = 0.08
 
 
 def examine(task: Examine, workshop: Workshop) -> None:
     """Store how far the answers of a pipeline are apart that should be the same.
 
     `alone`, `again`, `with_gradients`: for each of a few images the mean difference of its pixels when it is
-    purified alone and not among others, at later calls, with gradients on. `spread`: how much the purified
+    purified alone and not among others, at later calls, with gradients on, and as attacks ask: those on one
+    stream of noise, and on with what the last call left behind. `spread`: how much the purified
     images that are taken for one class differ, over how much the clean ones of a class do. `probabilities`:
     whether the target's scores are some, or as hard to follow.
     """
@@ -52,12 +55,16 @@ def examine(task: Examine, workshop: Workshop) -> None:
         alone = torch.cat([one(x[None], shard) for x, shard in zip(few, singles, strict=True)])
         again = torch.stack([_apart(one(few, part), together) for _ in range(_CALLS)]).amax(dim=0)
         followed = one(few.clone().requires_grad_(), part, gradients=True)
+        seeds = range(seed, seed + (_DRAWS if task.purifier.stochastic else 1))
+        judged = torch.stack([draw(purifier, few, one, part, decide=False)[0] for one in seeds])
+        attacked = _as_attacks_ask(purifier, few, seed, calls=max(2, len(seeds)))
         with torch.no_grad():
             scores, answers = target(clean), target(purified).argmax(dim=1)
     apart = {
         "alone": torch.maximum(_apart(alone, together), _apart(purified[: len(few)], together)),
         "again": again,
         "with_gradients": _apart(followed, together),
+        "as_attacks_ask": _beyond_chance(judged, attacked),
     }
     meta = {
         "seconds": watch.seconds,
@@ -67,6 +74,22 @@ def examine(task: Examine, workshop: Workshop) -> None:
         "task": task.content(),
     }
     workshop.store.put_tensors(address(task), {name: x.detach().cpu() for name, x in apart.items()}, meta)
+
+
+def _as_attacks_ask(purifier: PurifierModule, x: Tensor, seed: int, calls: int) -> Tensor:
+    """What comes out at each of several calls in a row (calls, B, C, H, W)."""
+    purifier.noise = StreamNoise(seed)
+    purifier.forget()
+    with torch.enable_grad(), seeded(seed):
+        return torch.stack([purifier(x.clone().requires_grad_()).detach() for _ in range(calls)])
+
+
+def _beyond_chance(judged: Tensor, attacked: Tensor) -> Tensor:
+    """How far the means of two sets of draws are apart (B,), less what means of so few may differ by."""
+    apart = (judged.mean(dim=0) - attacked.mean(dim=0)).square()
+    if len(judged) > 1:
+        apart = apart - _LUCK * 2 * judged.var(dim=0) / len(judged)
+    return apart.flatten(1).mean(dim=1).clamp_min(0).sqrt()
 
 
 def _are_probabilities(scores: Tensor) -> bool:
@@ -92,47 +115,43 @@ def _spread(images: Tensor, labels: Tensor) -> float:
 
 
 def slope(task: Slope, workshop: Workshop) -> None:
-    """Store the cosine of gradients with finite differences along random directions, for a few images.
+    """Store how well the gradients that attacks follow tell where the pipeline goes, for a few images.
 
-    In double precision. `flat` are images at which nothing changes: what is followed there is a stand-in
-    that the plugin chose, not a mistaken gradient. `refused` says why it could not be done.
+    `even`: the cosine of its finite differences of two step sizes, along random directions. Where that is
+    near 1 the pipeline has a slope, however it is computed; between the levels of a quantiser it has none.
+    `followed`: the best cosine that a surface's gradient has with it. The steps are larger than a level of 8
+    bits, so that to round to 8 bits hides nothing.
     """
     clean, labels = workshop.clean(task.shard)
-    # a little off the rim of the box, so that both sides of each image are in it
-    x, labels = clean[:_SLOPE_IMAGES].double() * 0.98 + 0.01, labels[:_SLOPE_IMAGES]
-    refused = ""
-    cosines = flat = torch.zeros(0)
-    with Stopwatch(workshop.device) as watch, seeded(seed_from("slope", task.key)):
-        try:
-            cosines, flat = _cosines(task, workshop, x, labels)
-        except (RuntimeError, PluginError) as error:  # a plugin may insist on single precision
-            refused = told(error)
-    meta = {"seconds": watch.seconds, "images": len(x), "refused": refused, "task": task.content()}
-    workshop.store.put_tensors(address(task), {"cosine": cosines.cpu(), "flat": flat.cpu()}, meta)
-
-
-def _cosines(task: Slope, workshop: Workshop, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    original = make_surface(task.surface, task.shard.dataset, workshop, 0)
-    surface: MeteredSurface = copy.deepcopy(original).double()
+    # off the rim of the box, so that both sides of each image are in it
+    x = _RIM + (1 - 2 * _RIM) * clean
     generator = torch.Generator().manual_seed(0)
+    ways = [torch.randn(x.shape, generator=generator).to(x.device) for _ in range(_DIRECTIONS)]
 
-    def loss(images: Tensor) -> Tensor:
+    def loss(surface: MeteredSurface, images: Tensor) -> Tensor:
         if isinstance(surface, PipelineSurface):
             surface.purifier.noise = StreamNoise(0)  # the same draws each time
             surface.purifier.forget()
         return margin(surface(images), labels)
 
-    followed = x.clone().requires_grad_()
-    with torch.enable_grad():
-        (gradient,) = torch.autograd.grad(loss(followed).sum(), followed)
-    told_by, found = [], []
-    with torch.no_grad():
-        for _ in range(_DIRECTIONS):
-            way = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
-            told_by.append((gradient * way).flatten(1).sum(dim=1))
-            found.append((loss(x + _STEP * way) - loss(x - _STEP * way)) / (2 * _STEP))
-    ours, theirs = torch.stack(told_by, dim=1), torch.stack(found, dim=1)
-    return torch.nn.functional.cosine_similarity(ours, theirs, dim=1), (theirs == 0).all(dim=1)
+    def differences(step: float) -> Tensor:
+        found = [(loss(pipeline, x + step * way) - loss(pipeline, x - step * way)) / step for way in ways]
+        return torch.stack(found, dim=1)
+
+    def told(surface: MeteredSurface) -> Tensor:
+        followed = x.clone().requires_grad_()
+        with torch.enable_grad():
+            (gradient,) = torch.autograd.grad(loss(surface, followed).sum(), followed)
+        return torch.stack([(gradient * way).flatten(1).sum(dim=1) for way in ways], dim=1)
+
+    with Stopwatch(workshop.device) as watch, seeded(seed_from("slope", task.key)), torch.no_grad():
+        surfaces = [make_surface(spec, task.shard.dataset, workshop, 0) for spec in task.surfaces]
+        pipeline = surfaces[0]
+        narrow, wide = (differences(step) for step in _STEPS)
+        cosines = torch.stack([cosine_similarity(told(surface), wide, dim=1) for surface in surfaces])
+    found = {"even": cosine_similarity(narrow, wide, dim=1), "followed": cosines.amax(dim=0)}
+    meta = {"seconds": watch.seconds, "images": len(x), "task": task.content()}
+    workshop.store.put_tensors(address(task), {name: x.cpu() for name, x in found.items()}, meta)
 
 
 def search_noise(task: NoiseSearch, workshop: Workshop) -> None:

@@ -27,6 +27,8 @@ _CLEARLY = 0.01
 _SAME = 1e-4
 """How far two purifications by a deterministic defense may differ."""
 
+_FEW = 8
+
 
 def purify(task: Purify, workshop: Workshop) -> None:
     """Store the purified images of a shard.
@@ -44,6 +46,9 @@ def purify(task: Purify, workshop: Workshop) -> None:
         again, _ = draw(purifier, images, seed + 1, task.shard)
         if (again - purified).abs().max().item() > _SAME:
             raise PluginError(f"defense {task.label} is random but does not declare `stochastic = True`")
+    if task.images is None and task.purifier.stochastic and _repeats(purifier, purified, images, task):
+        # To call it random keeps attacks away that need the same answer twice.
+        raise PluginError(f"defense {task.label} declares `stochastic = True`, but its draws are the same")
     if task.images is None and decided is not None:
         # Attacks run purify() alone: a defense that decides must not give the judge other images.
         attacked, _ = draw(purifier, images, seed, task.shard, decide=False)
@@ -52,6 +57,16 @@ def purify(task: Purify, workshop: Workshop) -> None:
     meta = {"seconds": watch.seconds, "images": len(images), "task": task.content()}
     tensors = {"images": purified} | ({} if decided is None else {"decided": decided})
     workshop.store.put_tensors(address(task), tensors, meta)
+
+
+def _repeats(purifier: PurifierModule, purified: Tensor, images: Tensor, task: Purify) -> bool:
+    """Whether another draw is the same for each image; most defenses show in a few that it is not."""
+    shard, seed = task.shard, purify_seed(task) + 1
+    for stop in (min(_FEW, len(images)), len(images)):
+        part = Shard(shard.dataset, shard.start, shard.start + stop)
+        if not torch.equal(draw(purifier, images[:stop], seed, part)[0], purified[:stop]):
+            return False
+    return True
 
 
 def draw(

@@ -65,8 +65,8 @@ class Attack(Plugin[ConfigT], ABC, Generic[ConfigT]):
         grows: `harder` gives more of it, and more of it finds more.
         single_step: One step along one gradient, which more steps have to beat.
         shares_sweep: `craft_sweep` serves several values of a swept field at once.
-        mandatory: A ball of this attack's norm is ranked only where such an attack was run in it; an
-            attack whose settings make it weak must say False.
+        mandatory: A ball of this attack's norm is ranked only where such an attack was run in it, one
+            that follows gradients where the threat gives any; where its settings make it weak it is False.
         trainable: `fit` has to run before `craft` is of use; the attack is an `nn.Module` as well.
         weak_backends: Backends that `make strength` found weaker than the best one.
     """
@@ -114,7 +114,7 @@ class Attack(Plugin[ConfigT], ABC, Generic[ConfigT]):
         raise NotImplementedError(f"{type(self).__name__} says that it grows but has no harder()")
 
     def unbounded(self) -> Self:
-        """The attack in a ball that holds every image; only called where `mandatory`."""
+        """The attack in a ball that holds every image; only called where `mandatory`, of gradients."""
         everywhere = 1.0 if self.norm == "linf" else 1000.0
         return type(self)(type(self.config)(**{**self.config.model_dump(), "eps": everywhere}))
 

@@ -36,6 +36,11 @@ class Square(Attack[SquareConfig]):
     def norm(self) -> Norm:
         return self.config.distance
 
+    @property
+    def mandatory(self) -> bool:  # type: ignore[override]
+        """Only with a thousand squares or more: it has to find its way by trying."""
+        return self.config.steps >= 1000
+
     def craft(
         self, surface: Surface, x: Tensor, labels: Tensor, noise: Noise, start: Tensor | None = None
     ) -> Tensor:

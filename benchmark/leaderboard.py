@@ -51,27 +51,32 @@ class _Standing:
         """Which of the first n images fall, for each combination of seeds."""
         return {seeds: worst_of(cases, n) for seeds, cases in self.cases.items()}
 
+    def error(self, n: int) -> float:
+        """The error on the first n images, the mean over all seeds."""
+        return float(np.mean(list(self.errors(n).values())))
+
 
 def leaderboard(everything: Sequence[Evidence]) -> list[Row]:
     """One row for each defense in each ball that the grid attacked, ranked within the ball.
 
     Skipped cells do not count; failed ones make rows incomplete.
     """
-    found: list[Row] = []
+    found: list[tuple[Row, _Standing]] = []
     for group in grouped(everything, contest):
         for same_ball in grouped([e for e in group if e.cell.attack.eps is not None], ball):
             found += _ball_rows(everything, same_ball)
-    return _with_gaps(found)
+    _add_gaps(found)
+    return [row for row, _ in found]
 
 
-def _with_gaps(rows: list[Row]) -> list[Row]:
-    """What the defense loses when the attacker knows it, in rows of the same ball."""
-    unaware = {_without_attacker(row): row["error"] for row in rows if row["threat"] == BlackBox.name}
-    for row in rows:
+def _add_gaps(found: Sequence[tuple[Row, _Standing]]) -> None:
+    """What the defense loses when the attacker knows it, in rows of the same ball and on the same images."""
+    unaware = {_without_attacker(row): standing for row, standing in found if row["threat"] == BlackBox.name}
+    for row, standing in found:
         before = unaware.get(_without_attacker(row))
-        if row["threat"] == WhiteBox.name and before is not None and row["error"] is not None:
-            row["gap"] = row["error"] - before
-    return rows
+        if row["threat"] == WhiteBox.name and before is not None and before.cases and standing.cases:
+            n = min(row["n"], before.covered)
+            row["gap"] = standing.error(n) - before.error(n)
 
 
 def _without_attacker(row: Row) -> tuple[Any, ...]:
@@ -79,7 +84,7 @@ def _without_attacker(row: Row) -> tuple[Any, ...]:
     return tuple(row[name] for name in names)
 
 
-def _ball_rows(everything: Sequence[Evidence], own: list[Evidence]) -> list[Row]:
+def _ball_rows(everything: Sequence[Evidence], own: list[Evidence]) -> list[tuple[Row, _Standing]]:
     standings = [_standing(everything, of_one) for of_one in grouped(own, defense)]
     controls = [standing for standing in standings if standing.control]
     rows = [_row(standing, standing.covered, controls) for standing in standings]
@@ -89,7 +94,7 @@ def _ball_rows(everything: Sequence[Evidence], own: list[Evidence]) -> list[Row]
         _row(standing, shared, controls) if row["bound"] == "found" and row["n"] != shared else row
         for standing, row in zip(standings, rows, strict=True)
     ]
-    return _ranked(rows)
+    return _ranked(list(zip(rows, standings, strict=True)))
 
 
 def _standing(everything: Sequence[Evidence], own: list[Evidence]) -> _Standing:
@@ -109,10 +114,13 @@ def _standing(everything: Sequence[Evidence], own: list[Evidence]) -> _Standing:
         and contest(e)[:3] == contest(first)[:3]
     ]
     cases, attacks = {}, []
-    incomplete = any(not e.ok for e in own)
+    # what looks for the nearest image would have been counted in every ball
+    same = [e for e in about if contest(e) == contest(first)]
+    anywhere = [e for e in same if e.cell.attack.eps is None and e.cell.attack.norm is not None]
+    incomplete = any(not e.ok for e in (*own, *anywhere))
     for seeds in _seed_combinations(own, about):
         here = [e for e in own if e.ok and _fits(e, seeds)]
-        incomplete = incomplete or not any(e.cell.attack.mandatory for e in here)
+        incomplete = incomplete or not any(_is_required(e) for e in here)
         if here:
             reaching = [e for e in about if e.ok and _fits(e, seeds) and e.inside(norm, eps).any()]
             counted = list(dict.fromkeys((*here, *reaching)))
@@ -185,11 +193,17 @@ def _row_flags(standing: _Standing, survivors: bool, controls: Sequence[_Standin
     return flags
 
 
+def _is_required(evidence: Evidence) -> bool:
+    """Whether a row with this attack met a strong one, of those that the threat allows."""
+    attack, threat = evidence.cell.attack, THREATS[evidence.cell.threat.name]
+    return attack.mandatory and (attack.uses == "gradients" or not threat.gives_gradients)
+
+
 def _outdone(own: Sequence[Evidence]) -> bool:
     """Whether, with the defense in the loop, a generator found what no gradient attack on each image did."""
     there = [e for e in own if e.ok and not THREATS[e.cell.threat.name].images_made_on_target]
     n = min((len(e.wrong) for e in there), default=0)
-    gradient = [e.wrong[:n].mean() for e in there if e.cell.attack.mandatory]
+    gradient = [e.wrong[:n].mean() for e in there if _is_required(e)]
     generator = [e.wrong[:n].mean() for e in there if e.cell.attack.trainable]
     return bool(gradient and generator and max(generator) > max(gradient) + _OUTDONE)
 
@@ -217,10 +231,10 @@ def _compared(standing: _Standing, control: _Standing, n: int) -> float | None:
     )
 
 
-def _ranked(rows: list[Row]) -> list[Row]:
+def _ranked(rows: list[tuple[Row, _Standing]]) -> list[tuple[Row, _Standing]]:
     """Ranks by error; rows in doubt have none, ties share one."""
-    ranked = sorted((row for row in rows if row["bound"] == "found"), key=lambda row: row["error"])
-    for place, row in enumerate(ranked):
-        tied = place > 0 and row["error"] == ranked[place - 1]["error"]
-        row["rank"] = ranked[place - 1]["rank"] if tied else place + 1
-    return ranked + [row for row in rows if row["bound"] != "found"]
+    ranked = sorted((pair for pair in rows if pair[0]["bound"] == "found"), key=lambda pair: pair[0]["error"])
+    for place, (row, _) in enumerate(ranked):
+        before = ranked[place - 1][0] if place else {"error": None}
+        row["rank"] = before["rank"] if row["error"] == before["error"] else place + 1
+    return ranked + [pair for pair in rows if pair[0]["bound"] != "found"]

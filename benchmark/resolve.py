@@ -193,7 +193,7 @@ def _suited(name: str, dataset: DatasetRef, registry: Registry) -> TargetRef:
 
 
 def _unbounded(attack: Attack[Any]) -> Unbounded | None:
-    if not attack.mandatory or "eps" not in type(attack.config).model_fields:
+    if not attack.mandatory or attack.uses != "gradients" or "eps" not in type(attack.config).model_fields:
         return None
     everywhere = attack.unbounded()
     assert everywhere.eps is not None

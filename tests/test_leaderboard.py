@@ -26,6 +26,7 @@ from benchmark.tasks import (
     Purifier,
     Purify,
     Score,
+    Slope,
     TrainAttack,
     TrainDefense,
     TrainSubstitute,
@@ -47,6 +48,7 @@ KINDS = [
         Craft,
         Purify,
         Examine,
+        Slope,
         Score,
     )
 ]
@@ -192,6 +194,34 @@ def test_a_failed_attack_takes_the_rank_away() -> None:
     rows = board(cases)
     assert pd.isna(rows.loc["mine", "rank"])
     assert rows.loc["placebo", "rank"] == 1
+
+
+def test_a_failed_attack_that_would_count_in_every_ball_takes_the_rank_away() -> None:
+    for failed, ranked in (("white-box", False), ("black-box", True)):
+        cases = [
+            (c, result(c, set(), status="failed" if of(c, "mine", "cw", failed) else "ok"))
+            for c in cells(PGD, CW)
+        ]
+        assert pd.notna(board(cases).loc["mine", "rank"]) == ranked
+
+
+def test_who_may_only_ask_has_to_ask_a_thousand_times_for_a_rank() -> None:
+    asking = [replace(attack("square", mandatory=mandatory), uses="scores") for mandatory in (True, False)]
+    for one, ranked in zip(asking, (True, False), strict=True):
+        asked = [c for c in cells(one) if c.threat.name == "query"]
+        assert pd.notna(board([(c, result(c, set())) for c in asked], "query").loc["mine", "rank"]) == ranked
+        shown = [(c, result(c, set())) for c in cells(one) if c.threat.name == "white-box"]
+        assert pd.isna(board(shown).loc["mine", "rank"])  # gradients were to be had
+
+
+def test_the_gap_is_between_errors_on_the_same_images() -> None:
+    cases = [
+        (c, result(c, {0, 1, 2, 3}, n=N if c.threat.name == "black-box" else 10))
+        for c in cells(PGD)
+        if c.threat.name in ("black-box", "white-box")
+    ]
+    row = board(cases).loc["mine"]
+    assert (row["n"], row["error"], row["gap"]) == (10, 0.4, 0.0)
 
 
 def test_a_doubt_takes_the_rank_away_but_keeps_the_successes() -> None:

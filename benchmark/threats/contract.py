@@ -143,6 +143,8 @@ class Threat(ABC):
     """Whether attacks that can begin elsewhere also begin at the target-only image."""
     takes_benign: ClassVar[bool] = False
     """Whether changes that take nothing from a surface are shown here, once for all threats."""
+    gives_gradients: ClassVar[bool] = True
+    """Whether attacks may follow gradients, so that a row without such an attack is incomplete."""
     knows_all: ClassVar[bool] = False
     """Whether no other attacker can know more, so that what it cannot break has to stand costly checks."""
     images_made_on_target: ClassVar[bool]

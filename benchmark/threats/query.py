@@ -14,6 +14,7 @@ class Query(Threat):
     meaning = "knows nothing, and asks the deployed pipeline for its scores or its labels"
     title = "error under queries"
     probes = ()
+    gives_gradients = False
     images_made_on_target = False
 
     @classmethod

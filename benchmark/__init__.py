@@ -45,6 +45,7 @@ def export(
     data: str | Path | None = None,
     store: str | Path | None = None,
     plugins: Sequence[str | Path] = (),
+    trust: Sequence[str | Path] = (),
 ) -> Export:
     """The pipeline of a cell as a module, with its clean images and labels, for attacks from outside.
 
@@ -54,6 +55,7 @@ def export(
         data: As in `bench run`.
         store: As in `bench run`.
         plugins: As in `bench run`.
+        trust: As in `bench run`.
 
     Raises:
         benchmark.errors.UserError: There is no such run or cell.
@@ -63,7 +65,8 @@ def export(
     from benchmark.outside import find_cell
     from benchmark.runs import run_again
 
-    prepared = run_again(Path(run), Silent(), data=data, store=store, plugins=[Path(p) for p in plugins])
+    files = [Path(plugin) for plugin in plugins]
+    prepared = run_again(Path(run), Silent(), data=data, store=store, plugins=files, trust=trust)
     return export_from(prepared.workshop, find_cell(prepared.plan, cell))
 
 

@@ -240,19 +240,26 @@ def judge(
     data: Data = None,
     store: StoreUrl = None,
     plugin: Plugins = None,
+    trust: Trust = None,
 ) -> None:
     """Count adversarial images made elsewhere: clip, measure and judge them, and rank the run anew."""
     from benchmark.display import Silent
-    from benchmark.outside import find_cell, hand_in
-    from benchmark.runs import run_again, run_prepared
+    from benchmark.judging import judge
+    from benchmark.report import write_report
+    from benchmark.report.images import StoredImages
+    from benchmark.runs import run_again
 
     observer = Silent()
-    prepared = run_again(run, observer, data=data, store=store, plugins=plugin or [])
-    chosen = find_cell(prepared.plan, cell)
-    hand_in(prepared.workshop, run, chosen, images, origin)
-    finished = run_prepared(prepared, observer, run)
-    row = next(row for row in finished.records if row["key"] == chosen.key)
-    typer.echo(f"error of the cell: {row['error']:.4f}; by route: {row['routes']}")
+    prepared = run_again(run, observer, data=data, store=store, plugins=plugin or [], trust=trust or [])
+    judged = judge(prepared, observer, run, cell, images, origin)
+    write_report(run, StoredImages(prepared), run / "report.html")
+    if judged.left:
+        typer.echo(f"{judged.left} images left the ball, and do not count")
+    row = judged.row
+    if row["status"] != "ok":
+        typer.echo(f"the cell has no error: {row['status']}, {row['reason']}")
+    else:
+        typer.echo(f"error of the cell: {row['error']:.4f}; by route: {row['routes']}")
 
 
 @app.command(name="export")
@@ -263,24 +270,28 @@ def export_cell(
     data: Data = None,
     store: StoreUrl = None,
     plugin: Plugins = None,
+    trust: Trust = None,
 ) -> None:
     """Write a cell for attacks from outside: its clean images, and a script that makes its pipeline."""
     from benchmark.display import Silent
     from benchmark.outside import export, find_cell, write_export
     from benchmark.runs import run_again
 
-    prepared = run_again(run, Silent(), data=data, store=store, plugins=plugin or [])
+    prepared = run_again(run, Silent(), data=data, store=store, plugins=plugin or [], trust=trust or [])
     chosen = find_cell(prepared.plan, cell)
     how = {
         "run": str(run.resolve()),
         "cell": chosen.key,
         "data": None if data is None else str(data.resolve()),
-        "store": store,
+        "store": store if store is None or "://" in store else str(Path(store).resolve()),
         "plugins": [str(path.resolve()) for path in plugin or []],
+        "trust": [str(path.resolve()) for path in trust or []],
     }
     write_export(export(prepared.workshop, chosen), chosen, out, how)
     typer.echo(f"wrote {out / 'images.safetensors'} and {out / 'pipeline.py'}; hand back what you find with")
-    typer.echo(f"  bench judge {run} --cell {chosen.key[:12]} --images FILE --origin TEXT")
+    options = [f" --plugin {path}" for path in plugin or []] + [f" --trust {path}" for path in trust or []]
+    options += [f" --store {store}"] if store else []
+    typer.echo(f"  bench judge {run} --cell {chosen.key[:12]} --images FILE --origin TEXT{''.join(options)}")
 
 
 Board = Annotated[Path, typer.Option("--board", help="The folder of the published leaderboard.")]

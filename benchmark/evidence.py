@@ -53,13 +53,13 @@ class Evidence:
 
 
 def evidence_of(cell: Cell, result: Result) -> Evidence | None:
-    """The evidence in a result; None where the cell was skipped, and nothing per image where it failed."""
+    """What a cell's own attack showed; None where it was skipped, nothing per image where it failed."""
     if result.row["status"] == "skipped":
         return None
-    if result.outcomes is None:
+    if result.own is None:
         none = np.zeros(0, dtype=np.float32)
         return Evidence(cell, result.row, none, none, none.astype(bool), none, none, {}, {})
-    values = {name: np.asarray(result.outcomes[name]) for name in result.outcomes.column_names}
+    values = {name: np.asarray(result.own[name]) for name in result.own.column_names}
 
     def numbers(*names: str) -> dict[str, Numbers]:
         return {name: values[name].astype(np.float32) for name in names}

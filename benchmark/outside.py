@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,14 @@ from torch import Tensor, nn
 
 from benchmark.cells import Cell
 from benchmark.errors import Problem, UserError
+from benchmark.metrics import norms
 from benchmark.noise import StreamNoise
-from benchmark.output import write_json
+from benchmark.output import open_out, write_json
 from benchmark.plan import Plan
 from benchmark.purifier import PurifierModule
-from benchmark.tasks import Candidate, Handed, Purify, Score
+from benchmark.refs import AttackRef
+from benchmark.tasks import Candidate, Handed, Purify
+from benchmark.work.score import TOLERANCE
 from benchmark.work.workshop import Workshop, address
 
 _FILE = "outside.json"
@@ -36,28 +39,51 @@ class HandedIn:
 
 
 def handed_in(out: Path) -> list[HandedIn]:
-    """What was handed in for the run in a folder."""
+    """What was handed in for the run in a folder.
+
+    Raises:
+        UserError: The file that says so is damaged.
+    """
     path = out / _FILE
-    return [HandedIn(**entry) for entry in json.loads(path.read_text())] if path.is_file() else []
+    if not path.is_file():
+        return []
+    try:
+        return [HandedIn(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"{path} is damaged: {error}", hint="without it nothing from outside counts"
+        ) from error
 
 
-def with_outside(plan: Plan, entries: list[HandedIn]) -> Plan:
-    """The plan with those images among the candidates of their cells."""
-    cells = []
-    for cell in plan.cells:
-        mine = [entry for entry in entries if entry.cell == cell.key]
-        scores = tuple(_with(score, mine) for score in cell.scores)
-        cells.append(replace(cell, scores=scores) if mine else cell)
-    return replace(plan, cells=tuple(cells))
+def note(out: Path, entry: HandedIn) -> None:
+    """Note in the folder of a run that images count."""
+    earlier = [known for known in handed_in(out) if known != entry]
+    write_json(out / _FILE, [vars(known) for known in (*earlier, entry)])
 
 
-def _with(score: Score, entries: list[HandedIn]) -> Score:
-    added = []
+def outside_cells(plan: Plan, entries: Iterable[HandedIn]) -> dict[str, list[Cell]]:
+    """By the key of a cell: for each set of images that was handed in for it a cell of its own.
+
+    That meets them under the name of an attack in no ball, so that they count wherever they lie, as measured.
+    """
+    found: dict[str, list[Cell]] = {}
+    of = {cell.key: cell for cell in plan.cells}
     for entry in entries:
+        if entry.cell in of:
+            found.setdefault(entry.cell, []).append(_meets(of[entry.cell], entry))
+    return found
+
+
+def _meets(cell: Cell, entry: HandedIn) -> Cell:
+    route = f"outside: {entry.origin}"
+    scores = []
+    for score in cell.scores:
         handed = Handed(score.protocol, score.shard, entry.images, entry.origin)
         purify = Purify(score.protocol, score.purifier, score.shard, handed)
-        added.append(Candidate(f"outside: {entry.origin}", handed, purify))
-    return replace(score, candidates=(*score.candidates, *added))
+        scores.append(replace(score, candidates=(Candidate(route, handed, purify),)))
+    attack = AttackRef(route, {"images": entry.images}, "", norm=cell.attack.norm, uses="nothing")
+    met = replace(cell, attack=attack, attack_seed=None, craft_on=None)
+    return replace(met, scores=tuple(scores), probes=(), checks=None)
 
 
 def find_cell(plan: Plan, key: str) -> Cell:
@@ -77,19 +103,26 @@ def find_cell(plan: Plan, key: str) -> Cell:
     return found[0]
 
 
-def hand_in(workshop: Workshop, out: Path, cell: Cell, path: Path, origin: str) -> HandedIn:
-    """Store images for a cell, clipped to [0, 1], and note in the run's folder that they count.
+def hand_in(workshop: Workshop, cell: Cell, path: Path, origin: str) -> tuple[HandedIn, int]:
+    """Store images for a cell, clipped to [0, 1]; the clean image in place of each that left the ball.
 
     Args:
         workshop: Where results are kept.
-        out: The folder of the run.
         cell: The cell, as the grid plans it.
         path: A safetensors file with `images`, (n, C, H, W) float, for the first n images of the cell.
         origin: Where they come from, for the records.
 
+    Returns:
+        What was handed in, and how many images left the ball.
+
     Raises:
-        UserError: The file does not hold such images.
+        UserError: The file does not hold such images, or nothing says how far they may go.
     """
+    norm, eps, left = cell.attack.norm, cell.attack.eps, 0
+    if norm is None:
+        raise UserError(
+            f"{cell.attack.name} bounds no norm, so that any image would count: name another cell"
+        )
     images = _read(path, cell, workshop).clamp(0, 1)
     entry = HandedIn(cell.key, hashlib.sha256(images.numpy().tobytes()).hexdigest(), origin)
     for score in cell.scores:
@@ -97,11 +130,12 @@ def hand_in(workshop: Workshop, out: Path, cell: Cell, path: Path, origin: str) 
         part = images[shard.start : shard.stop]
         clean = workshop.clean(shard)[0].cpu()
         filled = torch.cat([part, clean[len(part) :]])
+        if eps is not None:
+            far = norms(filled, clean)[norm] > eps + TOLERANCE
+            filled[far], left = clean[far], left + int(far.sum())
         task = Handed(score.protocol, shard, entry.images, origin)
         workshop.store.put_tensors(address(task), {"images": filled}, {"task": task.content()})
-    earlier = [known for known in handed_in(out) if known != entry]
-    write_json(out / _FILE, [vars(known) for known in (*earlier, entry)])
-    return entry
+    return entry, left
 
 
 def _read(path: Path, cell: Cell, workshop: Workshop) -> Tensor:
@@ -176,7 +210,7 @@ def write_export(exported: Export, cell: Cell, folder: Path, how: Mapping[str, A
         folder: Where to.
         how: Arguments of `benchmark.export`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    open_out(folder)
     tensors = {"images": exported.images.cpu(), "labels": exported.labels.cpu()}
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "images.safetensors")
     what = f"{cell.target.label} behind {cell.purifier.name}"

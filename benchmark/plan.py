@@ -67,6 +67,11 @@ class Plan:
     def skipped(self) -> tuple[Cell, ...]:
         return tuple(cell for cell in self.cells if cell.skipped)
 
+    def of(self, cells: Iterable[Cell]) -> Plan:
+        """A plan of these cells alone."""
+        kept = tuple(cells)
+        return Plan(kept, tuple(_ordered(kept)))
+
 
 def make_plan(
     products: Iterable[Product],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -46,39 +46,79 @@ _Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Result:
-    """A cell's record, and the rows of its images where it is ok."""
+    """A cell's record, and the rows of its images where it is ok.
+
+    `own` are the rows of what its attack found, `outcomes` those of what counts: images that were handed in
+    may be worse. `outside` are the results of these.
+    """
 
     row: Row
     outcomes: pyarrow.Table | None
+    own: pyarrow.Table | None = None
+    outside: tuple[tuple[Cell, Result], ...] = ()
 
 
-def make_record(cell: Cell, failures: Mapping[str, Failure], workshop: Workshop) -> Result:
+def make_record(
+    cell: Cell, failures: Mapping[str, Failure], workshop: Workshop, outside: Sequence[Cell] = ()
+) -> Result:
     """The record of a cell from what the store holds.
 
     Args:
         cell: The cell.
         failures: The tasks that could not be done, by key.
         workshop: To read results with.
+        outside: What was handed in for it, as cells of their own. Without them it would look better than it
+            is, so it fails where they cannot be judged.
     """
     row: Row = dict.fromkeys(COLUMNS) | cell.identity | {"key": cell.key, "flags": "", "reason": ""}
     if cell.skipped:
         return Result(row | {"status": "skipped", "reason": cell.skipped}, None)
-    failure = worst(failures.get(task.key) for task in cell.tasks)
+    failure = worst(failures.get(task.key) for each in (cell, *outside) for task in each.tasks)
     if failure is not None:
         return Result(row | {"status": failure.status, "reason": failure.reason}, None)
     try:
-        outcomes = pyarrow.concat_tables([workshop.table(score) for score in cell.scores])
-        values = {name: np.asarray(outcomes[name]) for name in outcomes.column_names}
+        own = outcomes = _outcomes(cell, workshop)
         _check_budget(cell, workshop)
-        row |= {"status": "ok"} | _figures(cell, values) | _costs(cell, workshop)
-        row["routes"] = _routes(cell, workshop)
+        handed = [(each, _handed(each, workshop)) for each in outside]
+        for _, result in handed:
+            outcomes = _worse(cell, outcomes, result.own)
+        row |= {"status": "ok"} | _figures(cell, _values(outcomes)) | _costs(cell, workshop)
+        row["routes"] = json.dumps(_routes((cell, *outside), workshop))
         row["eligible"] = _eligible(cell, workshop)
-        row["flags"] = " ".join(_flags(cell, values, row, workshop))
+        # of the attack itself: what others found makes it no stronger, and no weaker
+        row["flags"] = " ".join(_flags(cell, _values(own), row, workshop))
     except BudgetError as error:
         return Result(row | {"status": "budget", "reason": str(error)}, None)
     except (PluginError, UserError) as error:  # a damaged result was computed again, and this time it failed
         return Result(row | {"status": "failed", "reason": str(error)}, None)
-    return Result(row, outcomes)
+    return Result(row, outcomes, own, tuple(handed))
+
+
+def _outcomes(cell: Cell, workshop: Workshop) -> pyarrow.Table:
+    return pyarrow.concat_tables([workshop.table(score) for score in cell.scores])
+
+
+def _values(outcomes: pyarrow.Table) -> dict[str, _Array]:
+    return {name: np.asarray(outcomes[name]) for name in outcomes.column_names}
+
+
+def _handed(cell: Cell, workshop: Workshop) -> Result:
+    """The outcomes of images that were handed in, with a row that says whose they are."""
+    outcomes = _outcomes(cell, workshop)
+    row = dict.fromkeys(COLUMNS) | cell.identity | {"status": "ok", "flags": ""}
+    return Result(row, outcomes, outcomes)
+
+
+def _worse(cell: Cell, ours: pyarrow.Table, theirs: pyarrow.Table) -> pyarrow.Table:
+    """For each image the row that counts: of the larger margin, or of the nearer image that is wrong."""
+    margins = [table["margin"].to_numpy() for table in (ours, theirs)]
+    better = margins[1] > margins[0]
+    if cell.attack.norm is not None and cell.attack.eps is None:
+        sizes = [table[cell.attack.norm].to_numpy() for table in (ours, theirs)]
+        near, nearer = (np.where(m > 0, size, np.inf) for m, size in zip(margins, sizes, strict=True))
+        better = np.where(np.isinf(near) & np.isinf(nearer), better, nearer < near)
+    rows = np.arange(len(ours)) + len(ours) * better
+    return pyarrow.concat_tables([ours, theirs]).take(rows)
 
 
 def _figures(cell: Cell, values: Mapping[str, _Array]) -> Row:
@@ -121,10 +161,16 @@ def _share(event: _Array, among: _Array) -> float | None:
     return event[among].mean() if among.any() else None
 
 
-def _routes(cell: Cell, workshop: Workshop) -> str:
-    """The error by each way of changing the images, on the draws that they were selected by, as JSON."""
-    found = [workshop.meta(score)["routes"] for score in cell.scores]
-    return json.dumps({route: sum(errors[route] for errors in found) / cell.n for route in found[0]})
+def _routes(cells: Sequence[Cell], workshop: Workshop) -> dict[str, float]:
+    """The error by each way of changing the images, on the draws that they were selected by."""
+    errors: dict[str, float] = {}
+    for cell in cells:
+        found = [workshop.meta(score)["routes"] for score in cell.scores]
+        for route in found[0]:
+            again = sum(known.partition(" #")[0] == route for known in errors)  # an origin may hand in twice
+            name = f"{route} #{again + 1}" if again else route
+            errors[name] = sum(counts[route] for counts in found) / cell.n
+    return errors
 
 
 def _eligible(cell: Cell, workshop: Workshop) -> str | None:

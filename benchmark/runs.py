@@ -10,6 +10,7 @@ import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from benchmark.grid import Grid, load_grid
 from benchmark.leaderboard import COLUMNS as LEADERBOARD_COLUMNS
 from benchmark.leaderboard import leaderboard
 from benchmark.output import OutcomesFile, open_out, unmarked, write_csv, write_json, write_text
-from benchmark.outside import handed_in, with_outside
+from benchmark.outside import handed_in, outside_cells
 from benchmark.paired import Judged, read_judged
 from benchmark.plan import Plan, make_plan
 from benchmark.provenance import provenance
@@ -178,19 +179,21 @@ def run_prepared(prepared: Prepared, observer: Observer, out: Path) -> Finished:
         UserError: `out` cannot be written.
     """
     open_out(out)
-    plan = with_outside(prepared.plan, handed_in(out))
+    outside = outside_cells(prepared.plan, handed_in(out))
+    cells = prepared.plan.cells
+    plan = prepared.plan.of((*cells, *chain.from_iterable(outside.values()))) if outside else prepared.plan
     execution = execute(plan, prepared.workshop, observer)
     records: list[Row] = []
     substitutes: list[Row] = []
     evidence = []
     with OutcomesFile(out / "outcomes.parquet") as outcomes:
-        for planned, cell in zip(prepared.plan.cells, plan.cells, strict=True):
-            result = make_record(cell, execution.failures, prepared.workshop)
-            result.row["key"] = planned.key  # images handed in make no other cell
+        for cell in cells:
+            handed = outside.get(cell.key, ())
+            result = make_record(cell, execution.failures, prepared.workshop, handed)
             records.append(result.row)
             substitutes += substitute_rows(cell, result.row, prepared.workshop)
             outcomes.add(cell, result)
-            evidence.append(evidence_of(cell, result))
+            evidence += [evidence_of(*each) for each in ((cell, result), *result.outside)]
     there = [member for member in evidence if member is not None]
     add_flags(there)
     write_csv(out / "records.csv", COLUMNS, records)
@@ -209,6 +212,7 @@ def run_again(
     data: str | Path | None,
     store: str | Path | None,
     plugins: Sequence[Path],
+    trust: Sequence[str | Path] = (),
 ) -> Prepared:
     """The grid of a run that is over, planned as it was.
 
@@ -218,7 +222,9 @@ def run_again(
     about = run / "run.json"
     if not about.is_file():
         raise UserError(f"no run in {run}: there is no run.json", hint="make one with `bench run --out`")
-    told = json.loads(about.read_text(encoding="utf-8"))
+    told = read_about(run)
+    if not {"grid", "only"} <= told.keys():
+        raise UserError(f"{about} is not the run.json of a run: it names no grid")
     return prepare(
         told["grid"],
         observer,
@@ -227,6 +233,7 @@ def run_again(
         plugins=plugins,
         only=told["only"],
         sanity=told.get("sanity", "fast"),
+        trust=trust,
     )
 
 

@@ -112,6 +112,16 @@ class WrongSlope(Defense[Config]):
         return x + (x.flip(-2) - x).detach()
 
 
+@defense("brittle")
+class Brittle(Defense[Config]):
+    """Raises where images are brighter than any of PGD's."""
+
+    def purify(self, x, noise):
+        if x.amin() > 0.09:
+            raise ValueError("too bright")
+        return x.clone()
+
+
 class DimConfig(Config):
     noise: float = infer(0.3, ge=0)
 

@@ -104,7 +104,8 @@ def result(
     table |= {"margin": margins, "clean_margin": np.full(n, -2.0)}
     table |= {norm: np.full(n, linf) for norm in ("l0", "l2", "linf")}
     table |= {name: np.arange(n, dtype=float) for name in ("psnr", "ssim")}
-    return Result(row, pyarrow.table(table))
+    outcomes = pyarrow.table(table)
+    return Result(row, outcomes, outcomes)
 
 
 def board(cases: list[tuple[Cell, Result]], threat: str = "white-box") -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +14,10 @@ from typer.testing import CliRunner
 
 import benchmark
 from benchmark.cli import app
+from benchmark.display import Silent
 from benchmark.errors import UserError
+from benchmark.judging import judge
+from benchmark.runs import run_again
 from tests import autoattack
 from tests.conftest import REPOSITORY
 
@@ -95,10 +99,128 @@ def _all_classes(exported: benchmark.outside.Export) -> torch.Tensor:
 def test_what_leaves_the_ball_does_not_count(run: Path, tmp_path: Path) -> None:
     before = cell(run, "identity")
     save_file({"images": torch.rand(40, 1, 28, 28)}, tmp_path / "far.safetensors")
-    judged(run, "identity", tmp_path / "far.safetensors", "far away")
+    told = judged(run, "identity", tmp_path / "far.safetensors", "far away")
+    assert "40 images left the ball" in told
     after = cell(run, "identity")
-    assert json.loads(after["routes"])["outside: far away"] == 0
+    by = json.loads(after["routes"])
+    assert by["outside: far away"] == by["clean"]
     assert after["error"] == before["error"]
+
+
+def test_an_origin_may_hand_in_again_and_takes_nothing_back(run: Path, tmp_path: Path) -> None:
+    clean = benchmark.export(run, cell(run, "identity")["key"], store=run.parent / "store", plugins=[PLUGIN])
+    before = cell(run, "identity")
+    for number, images in enumerate((clean.images, clean.images[:5])):
+        save_file({"images": images.contiguous()}, tmp_path / f"{number}.safetensors")
+        judged(run, "identity", tmp_path / f"{number}.safetensors", "me")
+    after = cell(run, "identity")
+    assert {"outside: me", "outside: me #2"} <= set(json.loads(after["routes"]))
+    assert after["error"] == before["error"]
+
+
+def test_what_others_found_does_not_vouch_for_the_attack(tmp_path: Path) -> None:
+    stuck = {"name": "pgd", "eps": 0.2, "steps": 10, "alpha": 1e-6, "random_start": False}
+    strong = {"name": "pgd", "eps": 0.2, "steps": 10}
+    options = {"store": tmp_path / "store", "plugins": [PLUGIN]}
+    grid = GRID | {
+        "defenses": ["identity"],
+        "threats": ["black-box"],
+        "datasets": [{"name": "digits", "n": 60}],
+    }
+    benchmark.run(grid | {"attacks": [strong]}, out=tmp_path / "strong", **options)
+    found = _images_of(tmp_path / "strong", tmp_path / "store")
+    records = benchmark.run(grid | {"attacks": [stuck]}, out=tmp_path / "run", **options)
+    assert "not-moved" in records.loc[0, "flags"].split()
+    save_file({"images": found}, tmp_path / "found.safetensors")
+    judged(tmp_path / "run", "identity", tmp_path / "found.safetensors", "strong")
+    after = cell(tmp_path / "run", "identity")
+    assert after["error"] > records.loc[0, "error"]
+    assert "not-moved" in after["flags"].split()
+    board = pd.read_csv(tmp_path / "run" / "leaderboard.csv").set_index("defense")
+    assert board.loc["identity", "error"] == after["error"]
+    assert pd.isna(board.loc["identity", "rank"])
+
+
+def test_of_the_nearest_image_and_the_one_in_the_ball_both_count(tmp_path: Path) -> None:
+    options = {"store": tmp_path / "store", "plugins": [PLUGIN]}
+    grid = GRID | {"defenses": ["identity"], "threats": ["black-box"]}
+    pgd = {"name": "pgd", "eps": 0.1, "steps": 10}
+    benchmark.run(grid | {"attacks": [pgd]}, out=tmp_path / "strong", **options)
+    found = _images_of(tmp_path / "strong", tmp_path / "store")
+    weak = pgd | {"alpha": 1e-6, "random_start": False}
+    benchmark.run(grid | {"attacks": [weak, "deepfool"]}, out=tmp_path / "run", **options)
+
+    def error() -> float:
+        return pd.read_csv(tmp_path / "run" / "leaderboard.csv").set_index("defense").loc["identity", "error"]
+
+    before = error()
+    records = pd.read_csv(tmp_path / "run" / "records.csv").set_index("attack")
+    key = records.loc["deepfool", "key"][:10]
+    save_file({"images": found}, tmp_path / "found.safetensors")
+    arguments = [
+        "judge",
+        str(tmp_path / "run"),
+        "--cell",
+        key,
+        "--images",
+        str(tmp_path / "found.safetensors"),
+    ]
+    arguments += ["--origin", "pgd", "--store", str(tmp_path / "store"), "--plugin", str(PLUGIN)]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    strong = pd.read_csv(tmp_path / "strong" / "leaderboard.csv").set_index("defense")
+    assert error() >= max(before, strong.loc["identity", "error"])
+    renewed = pd.read_csv(tmp_path / "run" / "records.csv").set_index("attack")
+    assert renewed.loc["deepfool", "l2"] <= records.loc["deepfool", "l2"]
+
+
+def _images_of(run: Path, store: Path) -> torch.Tensor:
+    """The adversarial images of a run of one black-box cell."""
+    prepared = run_again(run, Silent(), data=None, store=store, plugins=[PLUGIN])
+    (one,) = prepared.plan.cells
+    parts = [prepared.workshop.images(score.candidates[-1].craft, score.shard) for score in one.scores]
+    return torch.cat(parts).contiguous()
+
+
+def test_images_that_the_pipeline_cannot_take_change_nothing(tmp_path: Path) -> None:
+    grid = GRID | {"defenses": ["brittle"], "attacks": [{"name": "pgd", "eps": 0.1, "steps": 10}]}
+    plugins = [PLUGIN, REPOSITORY / "tests" / "deceivers.py"]
+    options = {"store": tmp_path / "store", "plugins": plugins}
+    records = benchmark.run(grid | {"threats": ["black-box"]}, out=tmp_path / "run", **options)
+    key = records.loc[0, "key"]
+    exported = benchmark.export(tmp_path / "run", key, **options)
+    bright = (exported.images + 0.1).clamp(0, 1)
+    prepared = run_again(tmp_path / "run", Silent(), data=None, **options)
+    save_file({"images": bright}, tmp_path / "bright.safetensors")
+    before = (tmp_path / "run" / "records.csv").read_text()
+    with pytest.raises(UserError, match="too bright"):
+        judge(prepared, Silent(), tmp_path / "run", key, tmp_path / "bright.safetensors", "bright")
+    assert (tmp_path / "run" / "records.csv").read_text() == before
+    assert not (tmp_path / "run" / "outside.json").exists()
+
+
+def test_without_a_norm_nothing_says_what_may_count(tmp_path: Path) -> None:
+    options = {"store": tmp_path / "store", "plugins": [PLUGIN]}
+    grid = GRID | {"defenses": ["identity"], "attacks": ["noise"], "threats": ["black-box"]}
+    benchmark.run(grid, out=tmp_path / "run", **options)
+    save_file({"images": torch.rand(40, 1, 28, 28)}, tmp_path / "other.safetensors")
+    with pytest.raises(UserError, match="bounds no norm"):
+        judged(tmp_path / "run", "identity", tmp_path / "other.safetensors", "other images")
+
+
+def test_a_damaged_run_is_told_as_one(run: Path, tmp_path: Path) -> None:
+    damages = (
+        ("run.json", "{}", "not the run.json"),
+        ("run.json", "{", "not the run.json"),
+        ("outside.json", "[{}]", "damaged"),
+    )
+    for number, (name, text, complaint) in enumerate(damages):
+        damaged = tmp_path / str(number)
+        shutil.copytree(run, damaged)
+        (damaged / name).write_text(text)
+        images = tmp_path / "x.safetensors"
+        save_file({"images": torch.zeros(1, 1, 28, 28)}, images)
+        with pytest.raises(UserError, match=complaint):
+            judged(damaged, "identity", images, "nowhere")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from benchmark.errors import PluginError
 from benchmark.keys import seed_from
 from benchmark.noise import Noise
 from benchmark.purifier import PurifierModule
-from benchmark.tasks import Candidate, Craft, Handed, Purify, Score, Shard
+from benchmark.tasks import Candidate, Craft, Purify, Score, Shard
 from benchmark.work.seeding import seeded
 from benchmark.work.workshop import Stopwatch, Workshop, address
 
@@ -233,17 +233,13 @@ def _choose(
     chosen = _Chosen(clean.clone(), clean.clone(), decided, [""] * len(clean), nothing, nowhere, -nothing)
     for candidate in task.candidates:
         images = workshop.images(candidate.craft, task.shard)
-        outside = torch.zeros_like(labels, dtype=torch.bool)
-        if isinstance(candidate.craft, Handed):
-            outside = _outside(task, images, clean)
-        else:
-            _check_ball(task, candidate, images, clean)
+        _check_ball(task, candidate, images, clean)
         drawn = workshop.tensors(candidate.purify)
         purified = drawn["images"].to(clean.device)
         logits = target(purified)
         if not torch.isfinite(logits).all():
             raise PluginError(f"target {task.target.label} returned logits that are not finite")
-        found = margin(logits, labels).masked_fill(outside, float("-inf"))
+        found = margin(logits, labels)
         if isinstance(candidate.craft, Craft) and candidate.craft.surface.purifier is not None:
             chosen.loop_wrong |= found > 0
         chosen.found[candidate.route] = int((found > 0).sum())
@@ -263,13 +259,6 @@ def _choose(
             candidate.route if new else old for new, old in zip(better.tolist(), chosen.routes, strict=True)
         ]
     return chosen
-
-
-def _outside(task: Score, images: Tensor, clean: Tensor) -> Tensor:
-    """Which images left the ball: those of somebody else are not counted, where an attack would fail."""
-    if task.attack.norm is None or task.attack.eps is None:
-        return torch.zeros(len(images), dtype=torch.bool, device=images.device)
-    return metrics.norms(images, clean)[task.attack.norm] > task.attack.eps + TOLERANCE
 
 
 def _is_the_pipeline(task: Score, craft: Craft) -> bool:

@@ -8,19 +8,22 @@ from pathlib import Path
 from benchmark.errors import UserError
 from benchmark.executor import Observer, execute
 from benchmark.outside import find_cell, hand_in, note, outside_cells
+from benchmark.plan import Plan
 from benchmark.records import Row
 from benchmark.runs import Prepared, run_prepared
 
 
 @dataclass(frozen=True)
-class Judged:
+class Judgement:
     """The record of the cell as it is now, and how many images did not count since they left the ball."""
 
     row: Row
     left: int
 
 
-def judge(prepared: Prepared, observer: Observer, run: Path, key: str, images: Path, origin: str) -> Judged:
+def judge(
+    prepared: Prepared, observer: Observer, run: Path, key: str, images: Path, origin: str
+) -> Judgement:
     """Clip, measure and judge images, have them count for their cell from now on, and rank the run anew.
 
     Args:
@@ -37,11 +40,11 @@ def judge(prepared: Prepared, observer: Observer, run: Path, key: str, images: P
     """
     cell = find_cell(prepared.plan, key)
     entry, left = hand_in(prepared.workshop, cell, images, origin)
-    trial = prepared.plan.of(outside_cells(prepared.plan, [entry])[cell.key])
+    trial = Plan.of(outside_cells(prepared.plan, [entry])[cell.key])
     failures = execute(trial, prepared.workshop, observer).failures
     if failures:
         reason = next(iter(failures.values())).reason
         raise UserError(f"these images cannot be judged, and do not count: {reason}")
     note(run, entry)
     finished = run_prepared(prepared, observer, run)
-    return Judged(next(row for row in finished.records if row["key"] == cell.key), left)
+    return Judgement(next(row for row in finished.records if row["key"] == cell.key), left)

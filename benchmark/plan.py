@@ -67,10 +67,11 @@ class Plan:
     def skipped(self) -> tuple[Cell, ...]:
         return tuple(cell for cell in self.cells if cell.skipped)
 
-    def of(self, cells: Iterable[Cell]) -> Plan:
-        """A plan of these cells alone."""
+    @classmethod
+    def of(cls, cells: Iterable[Cell]) -> Plan:
+        """The plan of these cells."""
         kept = tuple(cells)
-        return Plan(kept, tuple(_ordered(kept)))
+        return cls(kept, tuple(_ordered(kept)))
 
 
 def make_plan(
@@ -107,7 +108,7 @@ def make_plan(
             else "nothing to run: no cell",
             hint=f"of {len(cells)} cells" if cells else "every list needs a member",
         )
-    return Plan(tuple(kept), tuple(_ordered(kept)))
+    return Plan.of(kept)
 
 
 def _checked(

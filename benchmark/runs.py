@@ -181,7 +181,7 @@ def run_prepared(prepared: Prepared, observer: Observer, out: Path) -> Finished:
     open_out(out)
     outside = outside_cells(prepared.plan, handed_in(out))
     cells = prepared.plan.cells
-    plan = prepared.plan.of((*cells, *chain.from_iterable(outside.values()))) if outside else prepared.plan
+    plan = Plan.of((*cells, *chain.from_iterable(outside.values()))) if outside else prepared.plan
     execution = execute(plan, prepared.workshop, observer)
     records: list[Row] = []
     substitutes: list[Row] = []

@@ -272,9 +272,9 @@ class SmallDenoiser(Defense[DenoiserConfig]):
     """A convolutional net trained so that the target gets FGSM images right behind it: black-box it helps.
 
     It may hide: its gradient, by a stop behind the net, by running it on images of 8 bits, or by the identity
-    in its place; itself, by giving images back as they are when
-    gradients are on, from the second call on, or where noise says that an attack is running; or its own
-    work behind a cheaper setting, which attacks run and which does nothing.
+    in its place; itself, by giving images back as they are when gradients are on, from the second call on, or
+    where noise says that an attack is running; or its own work behind a cheaper setting, which attacks run
+    and which does nothing.
     """
 
     trainable = True

@@ -42,8 +42,9 @@ def cell(run: Path, defense: str) -> pd.Series:
     return pd.read_csv(run / "records.csv").set_index("defense").loc[defense]
 
 
-def judged(run: Path, defense: str, images: Path, origin: str) -> str:
-    arguments = ["judge", str(run), "--cell", cell(run, defense)["key"][:10], "--images", str(images)]
+def judged(run: Path, defense: str, images: Path, origin: str, key: str | None = None) -> str:
+    key = key or cell(run, defense)["key"]
+    arguments = ["judge", str(run), "--cell", key[:10], "--images", str(images)]
     arguments += ["--origin", origin, "--store", str(run.parent / "store"), "--plugin", str(PLUGIN)]
     result = CliRunner().invoke(app, arguments)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
@@ -155,18 +156,10 @@ def test_of_the_nearest_image_and_the_one_in_the_ball_both_count(tmp_path: Path)
 
     before = error()
     records = pd.read_csv(tmp_path / "run" / "records.csv").set_index("attack")
-    key = records.loc["deepfool", "key"][:10]
     save_file({"images": found}, tmp_path / "found.safetensors")
-    arguments = [
-        "judge",
-        str(tmp_path / "run"),
-        "--cell",
-        key,
-        "--images",
-        str(tmp_path / "found.safetensors"),
-    ]
-    arguments += ["--origin", "pgd", "--store", str(tmp_path / "store"), "--plugin", str(PLUGIN)]
-    assert CliRunner().invoke(app, arguments).exit_code == 0
+    judged(
+        tmp_path / "run", "identity", tmp_path / "found.safetensors", "pgd", records.loc["deepfool", "key"]
+    )
     strong = pd.read_csv(tmp_path / "strong" / "leaderboard.csv").set_index("defense")
     assert error() >= max(before, strong.loc["identity", "error"])
     renewed = pd.read_csv(tmp_path / "run" / "records.csv").set_index("attack")

@@ -31,7 +31,7 @@ _FILE = "outside.json"
 
 @dataclass(frozen=True)
 class HandedIn:
-    """A set of images for a cell: its key, the hash of the images, and where they come from."""
+    """A set of images for a cell: its key, the hash of those that count, and where they come from."""
 
     cell: str
     images: str
@@ -124,17 +124,17 @@ def hand_in(workshop: Workshop, cell: Cell, path: Path, origin: str) -> tuple[Ha
             f"{cell.attack.name} bounds no norm, so that any image would count: name another cell"
         )
     images = _read(path, cell, workshop).clamp(0, 1)
-    entry = HandedIn(cell.key, hashlib.sha256(images.numpy().tobytes()).hexdigest(), origin)
+    clean = torch.cat([workshop.clean(score.shard)[0].cpu() for score in cell.scores])
+    counts = torch.cat([images, clean[len(images) :]])
+    if eps is not None:
+        far = norms(counts, clean)[norm] > eps + TOLERANCE
+        counts[far], left = clean[far], int(far.sum())
+    # Of what counts, not of the file: in a cell of another ball other images of it count.
+    entry = HandedIn(cell.key, hashlib.sha256(counts.numpy().tobytes()).hexdigest(), origin)
     for score in cell.scores:
-        shard = score.shard
-        part = images[shard.start : shard.stop]
-        clean = workshop.clean(shard)[0].cpu()
-        filled = torch.cat([part, clean[len(part) :]])
-        if eps is not None:
-            far = norms(filled, clean)[norm] > eps + TOLERANCE
-            filled[far], left = clean[far], left + int(far.sum())
-        task = Handed(score.protocol, shard, entry.images, origin)
-        workshop.store.put_tensors(address(task), {"images": filled}, {"task": task.content()})
+        part = counts[score.shard.start : score.shard.stop].clone()
+        task = Handed(score.protocol, score.shard, entry.images, origin)
+        workshop.store.put_tensors(address(task), {"images": part}, {"task": task.content()})
     return entry, left
 
 

@@ -111,12 +111,31 @@ def test_what_leaves_the_ball_does_not_count(run: Path, tmp_path: Path) -> None:
 def test_an_origin_may_hand_in_again_and_takes_nothing_back(run: Path, tmp_path: Path) -> None:
     clean = benchmark.export(run, cell(run, "identity")["key"], store=run.parent / "store", plugins=[PLUGIN])
     before = cell(run, "identity")
-    for number, images in enumerate((clean.images, clean.images[:5])):
+    for number, images in enumerate((clean.images, 0.99 * clean.images)):
         save_file({"images": images.contiguous()}, tmp_path / f"{number}.safetensors")
         judged(run, "identity", tmp_path / f"{number}.safetensors", "me")
     after = cell(run, "identity")
     assert {"outside: me", "outside: me #2"} <= set(json.loads(after["routes"]))
     assert after["error"] == before["error"]
+
+
+def test_of_one_file_each_ball_counts_what_lies_in_it(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    balls = [{"name": "pgd", "eps": eps, "steps": 1, "random_start": False} for eps in (0.1, 0.5)]
+    grid = GRID | {"defenses": ["identity"], "attacks": balls}
+    benchmark.run(grid, out=run, store=tmp_path / "store", plugins=[PLUGIN])
+    keys = pd.read_csv(run / "records.csv").set_index("eps")["key"]
+    exported = benchmark.export(run, keys[0.5], store=tmp_path / "store", plugins=[PLUGIN])
+    images = exported.images.roll(1, dims=0)
+    images = images.clamp(exported.images - 0.5, exported.images + 0.5)
+    save_file({"images": images}, tmp_path / "found.safetensors")
+    for eps in (0.1, 0.5):
+        told = judged(run, "identity", tmp_path / "found.safetensors", "rolled", keys[eps])
+        assert ("40 images left the ball" in told) == (eps == 0.1)
+    by = pd.read_csv(run / "records.csv").set_index("eps")
+    route = {eps: json.loads(by.loc[eps, "routes"])["outside: rolled"] for eps in (0.1, 0.5)}
+    assert route[0.1] == by.loc[0.1, "clean_error"]
+    assert route[0.5] > route[0.1]
 
 
 def test_what_others_found_does_not_vouch_for_the_attack(tmp_path: Path) -> None:

@@ -262,6 +262,7 @@ class DenoiserConfig(Config):
         "cheaper",
         "everything",
         "behind-8-bits",
+        "behind-8-levels",
         "straight-through",
     ] = infer("nothing")
     std: float = infer(0.02, ge=0)  # of the random one's noise
@@ -271,10 +272,10 @@ class DenoiserConfig(Config):
 class SmallDenoiser(Defense[DenoiserConfig]):
     """A convolutional net trained so that the target gets FGSM images right behind it: black-box it helps.
 
-    It may hide: its gradient, by a stop behind the net, by running it on images of 8 bits, or by the identity
-    in its place; itself, by giving images back as they are when gradients are on, from the second call on, or
-    where noise says that an attack is running; or its own work behind a cheaper setting, which attacks run
-    and which does nothing.
+    It may hide: its gradient, by a stop behind the net, by running it on images of 8 bits or of 8 levels, or
+    by the identity in its place; itself, by giving images back as they are when gradients are on, from the
+    second call on, or where noise says that an attack is running; or its own work behind a cheaper setting,
+    which attacks run and which does nothing.
     """
 
     trainable = True
@@ -328,6 +329,8 @@ class SmallDenoiser(Defense[DenoiserConfig]):
         if self.config.hides == "behind-8-bits":
             with torch.no_grad():
                 return self.net((x * 255).round() / 255)
+        if self.config.hides == "behind-8-levels":
+            return self.net((x * 8).round() / 8)
         purified = self.net(x)
         if self.config.hides == "straight-through":
             return x + (purified - x).detach()

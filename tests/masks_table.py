@@ -99,12 +99,15 @@ def _masked() -> Iterable[Construction]:
         "hidden-classifier": {"name": "masked-classifier", "how": "replaces"},
         "exits-early": {"name": "masked-classifier", "how": "exits-early"},
         "cache": {"name": "masked-cache"},
+        "three-bits-and-denoiser": {
+            "chain": [{"name": "bit-depth", "bits": 3}, {"name": "small-denoiser", "hides": "nothing"}]
+        },
     }
     for name, defense in others.items():
         yield Construction(name, False, defense)
     ways = (
         "gradient", "when-differentiated", "after-first-call", "from-attacks", "cheaper", "behind-8-bits",
-        "straight-through",
+        "behind-8-levels", "straight-through",
     )  # fmt: skip
     for hides in ways:
         yield Construction(f"denoiser-hides-{hides}", False, {"name": "small-denoiser", "hides": hides})
@@ -186,9 +189,13 @@ def _target(setup: Setup, construction: Construction) -> dict[str, Any]:
 
 
 def _defense(setup: Setup, construction: Construction) -> dict[str, Any]:
-    if construction.defense.get("name") not in ("small-denoiser", "small-random-denoiser"):
-        return dict(construction.defense)
-    return {**construction.defense, "steps": setup.denoiser_steps, "eps": setup.wide[0]}
+    trained = {"steps": setup.denoiser_steps, "eps": setup.wide[0]}
+
+    def part(entry: Entry) -> dict[str, Any]:
+        return {**entry, **(trained if entry["name"] in ("small-denoiser", "small-random-denoiser") else {})}
+
+    chain = construction.defense.get("chain")
+    return part(construction.defense) if chain is None else {"chain": [part(entry) for entry in chain]}
 
 
 def tried(

@@ -22,7 +22,12 @@ SMALL = replace(
     narrow=(0.15, 2.5),
 )
 
-MISSED: dict[str, str] = {}
+_UNFOLLOWED = "no route follows a slope behind coarse levels, and finite differences see none"
+
+MISSED: dict[str, str] = {
+    "denoiser-hides-behind-8-levels": _UNFOLLOWED,
+    "three-bits-and-denoiser": _UNFOLLOWED,
+}
 """Masked constructions that pass for robust, and why; once the harness is mended their tests fail."""
 
 FALSE_ALARMS: dict[str, str] = {}

@@ -124,15 +124,19 @@ def hand_in(workshop: Workshop, cell: Cell, path: Path, origin: str) -> tuple[Ha
             f"{cell.attack.name} bounds no norm, so that any image would count: name another cell"
         )
     images = _read(path, cell, workshop).clamp(0, 1)
-    clean = torch.cat([workshop.clean(score.shard)[0].cpu() for score in cell.scores])
-    counts = torch.cat([images, clean[len(images) :]])
-    if eps is not None:
-        far = norms(counts, clean)[norm] > eps + TOLERANCE
-        counts[far], left = clean[far], int(far.sum())
     # Of what counts, not of the file: in a cell of another ball other images of it count.
-    entry = HandedIn(cell.key, hashlib.sha256(counts.numpy().tobytes()).hexdigest(), origin)
+    content, parts = hashlib.sha256(), []
     for score in cell.scores:
-        part = counts[score.shard.start : score.shard.stop].clone()
+        part = images[score.shard.start : score.shard.stop]
+        clean = workshop.clean(score.shard)[0].cpu()
+        filled = torch.cat([part, clean[len(part) :]])
+        if eps is not None:
+            far = norms(filled, clean)[norm] > eps + TOLERANCE
+            filled[far], left = clean[far], left + int(far.sum())
+        content.update(filled.numpy().tobytes())
+        parts.append(filled)
+    entry = HandedIn(cell.key, content.hexdigest(), origin)
+    for score, part in zip(cell.scores, parts, strict=True):
         task = Handed(score.protocol, score.shard, entry.images, origin)
         workshop.store.put_tensors(address(task), {"images": part}, {"task": task.content()})
     return entry, left

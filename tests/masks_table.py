@@ -190,12 +190,11 @@ def _target(setup: Setup, construction: Construction) -> dict[str, Any]:
 
 def _defense(setup: Setup, construction: Construction) -> dict[str, Any]:
     trained = {"steps": setup.denoiser_steps, "eps": setup.wide[0]}
-
-    def part(entry: Entry) -> dict[str, Any]:
-        return {**entry, **(trained if entry["name"] in ("small-denoiser", "small-random-denoiser") else {})}
-
-    chain = construction.defense.get("chain")
-    return part(construction.defense) if chain is None else {"chain": [part(entry) for entry in chain]}
+    parts = [
+        {**part, **(trained if part["name"] in ("small-denoiser", "small-random-denoiser") else {})}
+        for part in construction.defense.get("chain", [construction.defense])
+    ]
+    return {"chain": parts} if "chain" in construction.defense else parts[0]
 
 
 def tried(

@@ -111,7 +111,7 @@ def test_what_leaves_the_ball_does_not_count(run: Path, tmp_path: Path) -> None:
 def test_an_origin_may_hand_in_again_and_takes_nothing_back(run: Path, tmp_path: Path) -> None:
     clean = benchmark.export(run, cell(run, "identity")["key"], store=run.parent / "store", plugins=[PLUGIN])
     before = cell(run, "identity")
-    for number, images in enumerate((clean.images, 0.99 * clean.images)):
+    for number, images in enumerate((clean.images, 0.99 * clean.images[:5])):
         save_file({"images": images.contiguous()}, tmp_path / f"{number}.safetensors")
         judged(run, "identity", tmp_path / f"{number}.safetensors", "me")
     after = cell(run, "identity")

@@ -18,6 +18,7 @@ _VERBS = {
     "train-attack": "training",
     "train-substitute": "training",
     "bank": "purifying training images with",
+    "mimic": "teaching a net to do as",
     "effort": "looking how much it takes of",
     "examine": "examining",
     "slope": "comparing gradients of",
@@ -28,7 +29,7 @@ _VERBS = {
     "score": "scoring",
 }
 _TRAININGS = ("train-target", "train-defense", "train-attack", "train-substitute")
-_HEAVY = (*_TRAININGS, "bank", "craft", "effort", "noise-search")
+_HEAVY = (*_TRAININGS, "bank", "mimic", "craft", "effort", "noise-search")
 
 _LINE_EVERY = 10.0
 """Seconds between two plain lines of progress."""

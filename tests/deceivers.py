@@ -31,6 +31,19 @@ class NearestNeighbour(Defense[Config]):
         return self.images[nearest]
 
 
+class NegativeConfig(Config):
+    levels: int = infer(0, ge=0)  # 0 for as many as there are
+
+
+@defense("negative")
+class Negative(Defense[NegativeConfig]):
+    """The negative, of an image of few levels: to it gradients go the other way, or nowhere."""
+
+    def purify(self, x, noise):
+        levels = self.config.levels
+        return 1 - ((x * levels).round() / levels if levels else x)
+
+
 @defense("prototypes")
 class Prototypes(NearestNeighbour):
     """Answers with one image for each class."""

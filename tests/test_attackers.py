@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import benchmark
+from attacks.gradients import loss_gradient
 from benchmark.cells import Cell
 from benchmark.display import Silent
 from benchmark.noise import StreamNoise
@@ -20,9 +21,11 @@ from benchmark.refs import DatasetRef, TargetRef
 from benchmark.registry import default_registry
 from benchmark.runs import prepare, run_prepared
 from benchmark.tasks import Craft, Protocol, TrainTarget
+from benchmark.threats.mimic import MimicNet
 from benchmark.threats.surfaces import Ingredients, Meter, build_surface
 from benchmark.threats.transfer import Transfer
 from benchmark.work import effort
+from benchmark.work.surface import make_surface
 from tests.conftest import REPOSITORY
 
 PLUGINS = [REPOSITORY / "tests" / name for name in ("constructed.py", "deceivers.py")]
@@ -49,11 +52,52 @@ def crafts(cell: Cell) -> dict[str, Craft]:
     return {c.route: c.craft for c in cell.scores[0].candidates if isinstance(c.craft, Craft)}
 
 
+def test_a_mimic_leads_where_neither_gradient_does(session_store: str) -> None:
+    """Behind four levels there is no slope, and the identity leads away from what is behind them."""
+    keys = {"defenses": [{"name": "negative"}, {"name": "negative", "levels": 4}]}
+    prepared = prepare(grid(**keys), Silent(), store=session_store, plugins=PLUGINS)
+    smooth, coarse = (crafts(cell) for cell in prepared.plan.cells)
+    shard = coarse["exact"].shard
+    images, labels = prepared.workshop.clean(shard)
+
+    def gradient(craft: Craft) -> torch.Tensor:
+        surface = make_surface(craft.surface, shard.dataset, prepared.workshop, 0)
+        return loss_gradient(surface, images, labels)[0].flatten(1)
+
+    def along(route: str) -> float:
+        return float(torch.cosine_similarity(gradient(coarse[route]), gradient(smooth["exact"])).mean())
+
+    assert not gradient(coarse["exact"]).any()
+    assert along("bpda-identity") < -0.9
+    assert along("bpda-mimic") > 0.8
+
+
+def test_a_mimic_is_taught_with_as_many_images_as_the_bank_has(session_store: str) -> None:
+    threats = [{"name": "white-box", "bank": 30}]
+    by = crafts(planned(session_store, defenses=["detached"], threats=threats))
+    bank, mimic = by["bank"].surface.bank, by["bpda-mimic"].surface.mimic
+    assert bank is not None
+    assert mimic is not None
+    assert bank.count == mimic.count == 30
+
+
+def test_no_mimic_is_taught_where_nobody_follows_it(session_store: str) -> None:
+    asks, trained = {"name": "square", "eps": 0.1, "steps": 5}, {"name": "advgan", "eps": 0.1}
+    for attack in (asks, trained):
+        assert "bpda-mimic" not in crafts(planned(session_store, defenses=["detached"], attacks=[attack]))
+
+
+@pytest.mark.parametrize("sides", [(28, 28), (27, 29), (5, 1)])
+def test_what_a_mimic_gives_back_is_an_image_of_the_same_size(sides: tuple[int, int]) -> None:
+    images = torch.rand(2, 3, *sides)
+    assert MimicNet(3)(images).shape == images.shape
+
+
 def test_strong_grows_on_the_pipeline_and_not_on_what_stands_in_for_it(session_store: str) -> None:
     strong = {"name": "white-box", "preset": "strong"}
     by = crafts(planned(session_store, defenses=["helpful-mask"], threats=[strong]))
     grown = {route for route, craft in by.items() if craft.effort is not None}
-    assert grown == {"exact", "bpda-identity"}
+    assert grown == {"exact", "bpda-identity", "bpda-mimic"}
     assert {"bank", "unmasked"} <= set(by)
 
 
@@ -68,8 +112,9 @@ def test_what_one_gradient_breaks_is_not_sought_along_another(tmp_path: Path) ->
     assert search is not None
     assert search is by["bpda-identity"].effort
     found = prepared.workshop.meta(search)
-    (exact,), (identity,) = found["errors"]
+    (exact,), (identity,), mimic = found["errors"]
     assert exact < 1 == identity
+    assert mimic == []
     assert found["converged"]
     losses, surfaces, passes = 2, 2, PGD["steps"] + 2
     assert found["forwards"] <= losses * surfaces * 40 * passes, "went on with what had fallen"
@@ -196,7 +241,7 @@ def test_a_random_part_before_a_stand_in_is_averaged_too() -> None:
         module = PurifierModule(parts)
         module.noise = StreamNoise(0)
         surface = build_surface(
-            "surrogate:unmasked", Ingredients(target, module, None, 10, (1, 28, 28)), draws
+            "surrogate:unmasked", Ingredients(target, module, None, None, 10, (1, 28, 28)), draws
         )
         answers = torch.stack([surface(x).detach() for _ in range(8)])
         spread[draws] = float(answers.std(dim=0).mean())

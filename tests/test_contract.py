@@ -173,10 +173,10 @@ def test_a_defense_forgets_before_each_attack(constructed: Path, tmp_path: Path)
         for task, events in done
         if isinstance(task, Craft) and task.surface.purifier and task.surface.purifier.name == "dear"
     ]
-    # exact, BPDA with the identity, the start from the target-only image; a bank was purified before
+    # exact, BPDA with the identity and a mimic, the start from the target-only image; a bank is made before
     bank = crafts.pop()
     assert bank == ["forget"]
-    assert len(crafts) == 3
+    assert len(crafts) == 4
     for events in crafts:
         assert events[0] == "forget"
         assert events.count("forget") == 1

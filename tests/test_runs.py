@@ -148,9 +148,9 @@ def test_the_meter_counts_what_pgd_asks_for(constructed: Path, tmp_path: Path) -
     assert records.loc["black-box", "forwards"] == 12
     assert records.loc["black-box", "backwards"] == 10
     assert records.loc["black-box", "purifies"] == 0
-    # target-only, exact, BPDA and bank with two runs each; the start from the target-only image needs one
-    assert records.loc["white-box", "backwards"] == 45
-    assert records.loc["white-box", "purifies"] == 12 + 12 + 6
+    # target-only, exact, both BPDA and bank with two runs each; the start from a target-only image needs one
+    assert records.loc["white-box", "backwards"] == 55
+    assert records.loc["white-box", "purifies"] == 12 + 12 + 12 + 6
 
 
 @pytest.mark.parametrize(

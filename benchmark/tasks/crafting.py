@@ -17,7 +17,7 @@ class SurfaceSpec:
     """What an attacker optimises against; `form` names how it is built from target and purifier.
 
     `draws` of a random purifier are averaged at each step; None where nothing is random. `bank` has the
-    purified training images where the surface is made of them.
+    purified training images where the surface is made of them, `mimic` the net that is followed backwards.
     """
 
     form: str
@@ -25,13 +25,14 @@ class SurfaceSpec:
     purifier: Purifier | None = None
     draws: int | None = None
     bank: Bank | None = None
+    mimic: Mimic | None = None
 
     @cached_property
     def key(self) -> str:
         purifier = self.purifier.key if self.purifier else None
-        bank = {} if self.bank is None else {"bank": self.bank.key}
+        made = {task.kind: task.key for task in self._made}
         return digest(
-            {"form": self.form, "target": self.target.key, "purifier": purifier, "draws": self.draws} | bank
+            {"form": self.form, "target": self.target.key, "purifier": purifier, "draws": self.draws} | made
         )
 
     @property
@@ -40,19 +41,20 @@ class SurfaceSpec:
         return self.form.startswith("pipeline")
 
     def needs(self) -> tuple[Task, ...]:
-        bank = () if self.bank is None else (self.bank,)
-        return (self.target, *(self.purifier.needs() if self.purifier else ()), *bank)
+        return (self.target, *(self.purifier.needs() if self.purifier else ()), *self._made)
+
+    @property
+    def _made(self) -> tuple[Task, ...]:
+        return tuple(task for task in (self.bank, self.mimic) if task is not None)
 
 
 @dataclass(frozen=True, eq=False)
-class Bank(Task):
-    """Purify the first `count` training images of a fixed class-balanced order."""
+class _OfTrainingImages(Task):
+    """What is made of the first `count` training images of a fixed class-balanced order."""
 
     dataset: DatasetRef
     purifier: Purifier
     count: int
-
-    kind = "bank"
 
     @property
     def label(self) -> str:
@@ -63,6 +65,20 @@ class Bank(Task):
 
     def needs(self) -> tuple[Task, ...]:
         return self.purifier.needs()
+
+
+@dataclass(frozen=True, eq=False)
+class Bank(_OfTrainingImages):
+    """Purify the training images."""
+
+    kind = "bank"
+
+
+@dataclass(frozen=True, eq=False)
+class Mimic(_OfTrainingImages):
+    """Teach a small net what a purifier makes of the training images with noise on them."""
+
+    kind = "mimic"
 
 
 @dataclass(frozen=True, eq=False)

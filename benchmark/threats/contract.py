@@ -13,6 +13,7 @@ from benchmark.tasks import (
     Candidate,
     Craft,
     Effort,
+    Mimic,
     Once,
     Protocol,
     Purifier,
@@ -84,13 +85,15 @@ class Setting:
         purifier = purifier or self.purifier
         if form != "pipeline-answers":  # what is deployed answers as it is
             purifier = purifier.in_attack
-        bank = None
-        if form == "bank" and isinstance(self.config, BankConfig):
-            bank = self.once(Bank, self.protocol, self.shard.dataset, purifier, self.config.bank)
+        bank = mimic = None
+        if isinstance(self.config, BankConfig):
+            source = (self.protocol, self.shard.dataset, purifier, self.config.bank)
+            bank = self.once(Bank, *source) if form == "bank" else None
+            mimic = self.once(Mimic, *source) if form == "pipeline-bpda-mimic" else None
         eot = self.config.eot if isinstance(self.config, LoopConfig) else 1
         # asking is one draw at a time, and a bank is made beforehand
         draws = eot if purifier.stochastic and form not in ("bank", "pipeline-answers") else None
-        return self.once(SurfaceSpec, form, self.target, purifier, draws, bank)
+        return self.once(SurfaceSpec, form, self.target, purifier, draws, bank, mimic)
 
     def craft(self, form: str, start: Craft | None = None) -> Craft:
         """The attack on the surface of that form."""
@@ -121,7 +124,10 @@ class Setting:
 
 
 class BankConfig(LoopConfig):
-    """`bank`: how many purified training images the bank surface has, of all classes together."""
+    """`bank`: how many training images are purified for the bank surface, of all classes together.
+
+    As many, with noise on them, show the mimic what the purifier does.
+    """
 
     bank: int = param(500, ge=1)
 
@@ -190,14 +196,17 @@ class Threat(ABC):
 
 
 def in_the_loop(setting: Setting, purifier: Purifier) -> list[tuple[str, Craft]]:
-    """The routes through a pipeline that need nothing of its plugin: both gradients.
+    """The routes through a pipeline that need nothing of its plugin: its gradients.
 
-    The exact one, and the backward pass differentiable approximation with the identity (BPDA, Athalye et al.
-    2018); without gradients both pipelines are the same.
+    The exact one, and the backward pass differentiable approximation (BPDA, Athalye et al. 2018) with the
+    identity and, where the attacker can teach one and an attack is not trained against each surface anew,
+    with a mimic; without gradients all pipelines are the same.
     """
     forms = {"exact": "pipeline"}
     if setting.attack.uses == "gradients":
         forms["bpda-identity"] = "pipeline-bpda-identity"
+        if isinstance(setting.config, BankConfig) and not setting.attack.trainable:
+            forms["bpda-mimic"] = "pipeline-bpda-mimic"
     surfaces = {route: setting.surface(form, purifier) for route, form in forms.items()}
     effort = setting.effort(*surfaces.values())
     return [(route, setting.run_on(surface, effort=effort)) for route, surface in surfaces.items()]

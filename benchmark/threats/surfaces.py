@@ -129,12 +129,39 @@ class BpdaIdentitySurface(PipelineSurface):
     def prepare(self, x: Tensor) -> Tensor:
         with torch.no_grad():
             purified = super().prepare(x.detach())
-        return _StraightThrough.apply(x, purified)  # type: ignore[no-any-return]
+        return _StraightThrough.apply(self.approximation(x), purified)  # type: ignore[no-any-return]
+
+    def approximation(self, x: Tensor) -> Tensor:
+        """What is differentiated in place of the purifier."""
+        return x
+
+
+class BpdaMimicSurface(BpdaIdentitySurface):
+    """The pipeline forwards, a net that has learned to do as the purifier does backwards.
+
+    The identity leaves out what a purifier does to a gradient, and behind a step that has none, such as that
+    of a coarse quantiser, the exact gradient tells nothing of it either.
+    """
+
+    def __init__(
+        self,
+        mimic: nn.Module,
+        target: nn.Module,
+        purifier: PurifierModule,
+        draws: int,
+        num_classes: int,
+        image_shape: tuple[int, int, int],
+    ) -> None:
+        super().__init__(target, purifier, draws, num_classes, image_shape)
+        self._mimic = mimic
+
+    def approximation(self, x: Tensor) -> Tensor:
+        return self._mimic(x)  # type: ignore[no-any-return]
 
 
 class _StraightThrough(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, purified: Tensor) -> Tensor:
+    def forward(ctx: Any, approximation: Tensor, purified: Tensor) -> Tensor:
         return purified.clone()
 
     @staticmethod
@@ -230,11 +257,15 @@ class BankSurface(MeteredSurface):
 
 @dataclass(frozen=True)
 class Ingredients:
-    """What surfaces are built of: `bank` has purified training images and their labels."""
+    """What surfaces are built of.
+
+    `bank` has purified training images and their labels; `mimic` has learned to do as the purifier does.
+    """
 
     target: nn.Module
     purifier: PurifierModule | None
     bank: tuple[Tensor, Tensor] | None
+    mimic: nn.Module | None
     num_classes: int
     image_shape: tuple[int, int, int]
 
@@ -250,6 +281,8 @@ def build_surface(form: str, of: Ingredients, draws: int | None) -> MeteredSurfa
         return MeteredSurface(of.target, *shape)
     if form == "bank" and of.bank is not None:
         return BankSurface(of.target, *of.bank, *shape)
+    if form == "pipeline-bpda-mimic" and of.purifier is not None and of.mimic is not None:
+        return BpdaMimicSurface(of.mimic, of.target, of.purifier, draws or 1, *shape)
     forms = {
         "pipeline": PipelineSurface,
         "pipeline-bpda-identity": BpdaIdentitySurface,

@@ -14,9 +14,10 @@ from benchmark.threats.transfer import Transfer
 class WhiteBox(Threat):
     """Attack the pipeline along several surfaces, always, whatever the defense declares.
 
-    The exact gradient; the identity in its place (BPDA); a start from the target-only image, for attacks
-    that can begin anywhere; that image itself; a bank of purified training images; the clean image; and the
-    stand-ins that the plugin offers, which only add. Each image counts at the worst of them.
+    The exact gradient; the identity, or a mimic of the purifier, in its place (BPDA); a start from the
+    target-only image, for attacks that can begin anywhere; that image itself; a bank of purified training
+    images; the clean image; and the stand-ins that the plugin offers, which only add. Each image counts at
+    the worst of them.
     """
 
     name = "white-box"

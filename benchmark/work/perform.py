@@ -15,6 +15,7 @@ from benchmark.tasks import (
     Effort,
     Examine,
     Handed,
+    Mimic,
     NoiseSearch,
     Probe,
     Protocol,
@@ -27,7 +28,7 @@ from benchmark.tasks import (
     TrainSubstitute,
     TrainTarget,
 )
-from benchmark.work import check, craft, effort, score, substitute, surface, train
+from benchmark.work import check, craft, effort, mimic, score, substitute, surface, train
 from benchmark.work.workshop import Workshop
 
 
@@ -41,6 +42,7 @@ _WORK: dict[type[Task], Callable[[Any, Workshop], None]] = {
     TrainSubstitute: substitute.train_substitute,
     TrainAttack: train.train_attack,
     Bank: surface.fill_bank,
+    Mimic: mimic.teach,
     Effort: effort.find_effort,
     Handed: _gone,
     Probe: craft.probe,
@@ -71,6 +73,7 @@ _TRAINING = ("benchmark/work/train.py", "benchmark/work/seeding.py")
 _SURFACES = (
     "benchmark/work/surface.py",
     "benchmark/threats/surfaces.py",
+    "benchmark/threats/mimic.py",
     "benchmark/noise.py",
     "benchmark/purifier.py",
     "attacks/gradients.py",
@@ -100,6 +103,7 @@ _CODE: dict[str, tuple[str, ...]] = {
     "train-attack": (*_TRAINING, *_SURFACES),
     "train-substitute": ("benchmark/work/substitute.py", *_TRAINING, *_SURFACES),
     "bank": _SURFACES,
+    "mimic": ("benchmark/work/mimic.py", "benchmark/work/seeding.py", *_SURFACES),
     "handed": (),
     "probe": _CRAFTING,
     "effort": ("benchmark/work/effort.py", "benchmark/stats.py", *_CRAFTING),

@@ -7,6 +7,7 @@ import torch
 from benchmark.noise import Noise, StreamNoise
 from benchmark.refs import DatasetRef
 from benchmark.tasks import Bank, SurfaceSpec
+from benchmark.threats.mimic import MimicNet
 from benchmark.threats.surfaces import Ingredients, MeteredSurface, build_surface
 from benchmark.work.workshop import Stopwatch, Workshop, address
 
@@ -30,8 +31,13 @@ def make_surface(
     if spec.bank is not None:
         stored = workshop.tensors(spec.bank)
         bank = stored["images"].to(workshop.device), stored["labels"].to(workshop.device)
+    mimic = None
+    if spec.mimic is not None:
+        mimic = MimicNet(dataset.image_shape[0])
+        mimic.load_state_dict(workshop.tensors(spec.mimic))
+        mimic.to(workshop.device).requires_grad_(False)
     ingredients = Ingredients(
-        workshop.target(spec.target), purifier, bank, len(dataset.class_names), dataset.image_shape
+        workshop.target(spec.target), purifier, bank, mimic, len(dataset.class_names), dataset.image_shape
     )
     draws = None if spec.draws is None else spec.draws * times
     return build_surface(spec.form, ingredients, draws).eval()
@@ -41,7 +47,7 @@ def fill_bank(task: Bank, workshop: Workshop) -> None:
     """Store purified training images of all classes."""
     purifier = workshop.purifier(task.purifier, task.dataset)
     data = workshop.training_data(task.dataset)
-    chosen = _balanced(data.train.labels, task.count)
+    chosen = balanced(data.train.labels, task.count)
     made = []
     with torch.no_grad(), Stopwatch(workshop.device) as watch:
         for part in chosen.split(_BATCH):  # type: ignore[no-untyped-call]
@@ -53,7 +59,7 @@ def fill_bank(task: Bank, workshop: Workshop) -> None:
     workshop.store.put_tensors(address(task), tensors, meta)
 
 
-def _balanced(labels: torch.Tensor, count: int) -> torch.Tensor:
+def balanced(labels: torch.Tensor, count: int) -> torch.Tensor:
     """The indices of the first images of each class, `count` in all or a few more."""
     classes = labels.unique()  # type: ignore[no-untyped-call]
     each = max(1, -(-count // len(classes)))

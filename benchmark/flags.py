@@ -30,9 +30,6 @@ _COLLAPSED = 0.01
 
 _LUCK = 0.05
 
-_EVEN = 0.9
-"""Cosine of finite differences of two sizes from which on there is a slope to follow."""
-
 _ALONG = 0.5
 """Cosine from which on a gradient leads along the slope; of honest pipelines it was 0.8 or more."""
 
@@ -165,7 +162,7 @@ class Findings:
         examined: What else was found of the pipeline.
         contradicted: Images that the pipeline was wrong about when attacked and right about when judged.
         efforts: How much of the attack it took, as each search for it found.
-        slope: How even the pipeline's slope is at each of a few images, and the best cosine of a gradient
+        slope: Whether the pipeline has a slope at each of a few images, and the best cosine of a gradient
             with it; None where no gradients are followed.
         unbounded: How wrong the pipeline was in the ball that holds every image.
         noise: Which of the first images random points are wrong about.
@@ -175,7 +172,7 @@ class Findings:
     examined: Mapping[str, Any]
     contradicted: int
     efforts: Sequence[Mapping[str, Any]]
-    slope: Mapping[str, NDArray[np.float32]] | None
+    slope: Mapping[str, NDArray[Any]] | None
     unbounded: NDArray[np.float32] | None
     noise: NDArray[np.bool_] | None
 
@@ -277,9 +274,8 @@ def _pipeline_doubts(findings: Findings) -> dict[str, bool]:
     }
 
 
-def _leads_nowhere(even: NDArray[np.float32], followed: NDArray[np.float32]) -> bool:
+def _leads_nowhere(there: NDArray[np.bool_], followed: NDArray[np.float32]) -> bool:
     """Whether gradients miss a slope that is there, at half of the images at least."""
-    there = even >= _EVEN
     return bool(there.mean() >= _MOST and (followed[there] < _ALONG).mean() > _MOST)
 
 

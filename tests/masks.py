@@ -253,6 +253,7 @@ def _step(optimizer, loss):
 class DenoiserConfig(Config):
     steps: int = train(200, ge=1)
     eps: float = train(0.15, ge=0, le=1)
+    net: Literal["convolutional", "bottleneck"] = train("convolutional")
     hides: Literal[
         "nothing",
         "gradient",
@@ -268,9 +269,27 @@ class DenoiserConfig(Config):
     std: float = infer(0.02, ge=0)  # of the random one's noise
 
 
+def _convolutional(image_shape):
+    channels = image_shape[0]
+    return nn.Sequential(
+        nn.Conv2d(channels, 16, 5, stride=2, padding=2),
+        nn.ReLU(),
+        nn.ConvTranspose2d(16, channels, 4, stride=2, padding=1),
+        nn.Sigmoid(),
+    )
+
+
+def _bottleneck(image_shape):
+    """An autoencoder whose every pixel depends on all others, so that no filter does what it does."""
+    pixels = image_shape[0] * image_shape[1] * image_shape[2]
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(pixels, 200), nn.ReLU(), nn.Linear(200, 16))
+    decoder = nn.Sequential(nn.Linear(16, 200), nn.ReLU(), nn.Linear(200, pixels), nn.Sigmoid())
+    return nn.Sequential(encoder, decoder, nn.Unflatten(1, image_shape))
+
+
 @defense("small-denoiser")
 class SmallDenoiser(Defense[DenoiserConfig]):
-    """A convolutional net trained so that the target gets FGSM images right behind it: black-box it helps.
+    """A net trained so that the target gets FGSM images right behind it: black-box it helps.
 
     It may hide: its gradient, by a stop behind the net, by running it on images of 8 bits or of 8 levels, or
     by the identity in its place; itself, by giving images back as they are when gradients are on, from the
@@ -283,18 +302,13 @@ class SmallDenoiser(Defense[DenoiserConfig]):
 
     def __init__(self, config, image_shape, num_classes):
         super().__init__(config, image_shape, num_classes)
-        channels = image_shape[0]
-        self.net = nn.Sequential(
-            nn.Conv2d(channels, 16, 5, stride=2, padding=2),
-            nn.ReLU(),
-            nn.ConvTranspose2d(16, channels, 4, stride=2, padding=1),
-            nn.Sigmoid(),
-        )
+        self.wide = config.net == "bottleneck"
+        self.net = _bottleneck(image_shape) if self.wide else _convolutional(image_shape)
         self.calls = 0
 
     def fit(self, data, source, generator):
-        adam = torch.optim.Adam(self.parameters(), lr=1e-2)
-        steps, eps = self.config.steps, self.config.eps
+        adam = torch.optim.Adam(self.parameters(), lr=3e-3 if self.wide else 1e-2)
+        steps, eps = self.config.steps * (4 if self.wide else 1), self.config.eps
         for images, labels in (loop := Loop(self, data, generator, batch_size=50, steps=steps, adam=adam)):
             images.requires_grad_()
             (gradient,) = torch.autograd.grad(F.cross_entropy(source(images), labels), images)

@@ -102,6 +102,18 @@ def _masked() -> Iterable[Construction]:
         "three-bits-and-denoiser": {
             "chain": [{"name": "bit-depth", "bits": 3}, {"name": "small-denoiser", "hides": "nothing"}]
         },
+        "three-bits-and-autoencoder": {
+            "chain": [
+                {"name": "bit-depth", "bits": 3},
+                {"name": "small-denoiser", "net": "bottleneck", "hides": "nothing"},
+            ]
+        },
+        "autoencoder-and-jpeg": {
+            "chain": [
+                {"name": "small-denoiser", "net": "bottleneck", "hides": "nothing"},
+                {"name": "jpeg", "quality": 20},
+            ]
+        },
     }
     for name, defense in others.items():
         yield Construction(name, False, defense)
@@ -111,6 +123,9 @@ def _masked() -> Iterable[Construction]:
     )  # fmt: skip
     for hides in ways:
         yield Construction(f"denoiser-hides-{hides}", False, {"name": "small-denoiser", "hides": hides})
+    for hides in ("gradient", "behind-8-levels"):
+        defense = {"name": "small-denoiser", "net": "bottleneck", "hides": hides}
+        yield Construction(f"autoencoder-hides-{hides}", False, defense)
     for hides in ("after-first-call", "from-attacks"):
         defense = {"name": "small-random-denoiser", "hides": hides, "std": 0.02}
         yield Construction(f"random-denoiser-hides-{hides}", False, defense)
@@ -133,6 +148,7 @@ def _honest() -> Iterable[Construction]:
         "contrast": {"name": "contrast"},
         "low-pass": {"name": "low-pass"},
         "denoiser": {"name": "small-denoiser", "hides": "nothing"},
+        "autoencoder": {"name": "small-denoiser", "net": "bottleneck", "hides": "nothing"},
         "random-denoiser": {"name": "small-random-denoiser", "hides": "nothing", "std": 0.02},
         "small-noise": {"name": "gaussian-noise", "std": 0.05},
         "blur-and-contrast": {"chain": [{"name": "gaussian-blur", "sigma": 1.0}, {"name": "contrast"}]},
@@ -189,9 +205,9 @@ def _target(setup: Setup, construction: Construction) -> dict[str, Any]:
 
 
 def _defense(setup: Setup, construction: Construction) -> dict[str, Any]:
-    trained = {"steps": setup.denoiser_steps, "eps": setup.wide[0]}
+    trained = {"net": "convolutional", "steps": setup.denoiser_steps, "eps": setup.wide[0]}
     parts = [
-        {**part, **(trained if part["name"] in ("small-denoiser", "small-random-denoiser") else {})}
+        {**(trained if part["name"] in ("small-denoiser", "small-random-denoiser") else {}), **part}
         for part in construction.defense.get("chain", [construction.defense])
     ]
     return {"chain": parts} if "chain" in construction.defense else parts[0]

@@ -72,6 +72,16 @@ def test_a_mimic_leads_where_neither_gradient_does(session_store: str) -> None:
     assert along("bpda-mimic") > 0.8
 
 
+def test_what_is_lost_is_taught_again_where_nothing_is_differentiated(tmp_path: Path) -> None:
+    prepared = prepare(grid(defenses=["negative"]), Silent(), store=str(tmp_path), plugins=PLUGINS)
+    (cell,) = prepared.plan.cells
+    mimic = crafts(cell)["bpda-mimic"].surface.mimic
+    assert mimic is not None
+    with torch.no_grad():
+        prepared.workshop.tensors(mimic)
+    assert prepared.workshop.meta(mimic)["unexplained"] < 0.2
+
+
 def test_a_mimic_is_taught_with_as_many_images_as_the_bank_has(session_store: str) -> None:
     threats = [{"name": "white-box", "bank": 30}]
     by = crafts(planned(session_store, defenses=["detached"], threats=threats))

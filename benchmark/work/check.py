@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
@@ -20,14 +22,27 @@ from benchmark.work.workshop import Stopwatch, Workshop, address
 
 _IMAGES = 4
 _CALLS = 3
-_DIRECTIONS = 12
 _DRAWS = 5
 _LUCK = 12
 """Of two means of five draws, the squares of their difference over those of its standard error."""
 _LAST_DIGITS = 1e-3
-_STEPS = (0.005, 0.015)
-"""By how much pixels are moved on average for a finite difference."""
 _RIM = 0.08
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """Finite differences of two steps, by which pixels are moved on average, along random directions.
+
+    They tell a slope where they are alike: from a cosine of `even` on.
+    """
+
+    steps: tuple[float, float]
+    directions: int
+    even: float
+
+
+_SCALES = (_Scale((0.005, 0.015), 12, 0.9), _Scale((0.1, 0.2), 24, 0.6))
+"""The first is above a level of 8 bits, so that to round to 8 bits hides nothing; the second of 3 bits."""
 
 
 def examine(task: Examine, workshop: Workshop) -> None:
@@ -117,16 +132,32 @@ def _spread(images: Tensor, labels: Tensor) -> float:
 def slope(task: Slope, workshop: Workshop) -> None:
     """Store how well the gradients that attacks follow tell where the pipeline goes, for a few images.
 
-    `even`: the cosine of its finite differences of two step sizes, along random directions. Where that is
-    near 1 the pipeline has a slope, however it is computed; between the levels of a quantiser it has none.
-    `followed`: the best cosine that a surface's gradient has with it. The steps are larger than a level of 8
-    bits, so that to round to 8 bits hides nothing.
+    `there`: whether the pipeline has a slope, however it is computed: its finite differences of two sizes are
+    alike; where small ones are not, as between the levels of a quantiser, larger ones may be. `followed`: the
+    best cosine that a surface's gradient has with it, over the root of that likeness, which is the most that
+    any gradient could have.
     """
     clean, labels = workshop.clean(task.shard)
-    # off the rim of the box, so that both sides of each image are in it
-    x = _RIM + (1 - 2 * _RIM) * clean
+    x = _RIM + (1 - 2 * _RIM) * clean  # off the rim of the box, so that both sides of each image are in it
+    there = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    followed = torch.zeros(len(x), device=x.device)
+    with Stopwatch(workshop.device) as watch, seeded(seed_from("slope", task.key)), torch.no_grad():
+        surfaces = [make_surface(spec, task.shard.dataset, workshop, 0) for spec in task.surfaces]
+        for scale in _SCALES:
+            if there.all():
+                break
+            even, along = _told(surfaces, x, labels, scale)
+            new = ~there & (even >= scale.even)
+            followed[new], there = along[new] / even[new].sqrt(), there | new
+    meta = {"seconds": watch.seconds, "images": len(x), "task": task.content()}
+    found = {"there": there.cpu(), "followed": followed.cpu()}
+    workshop.store.put_tensors(address(task), found, meta)
+
+
+def _told(surfaces: list[MeteredSurface], x: Tensor, labels: Tensor, scale: _Scale) -> tuple[Tensor, Tensor]:
+    """How alike the first surface's finite differences are, and the best cosine of a gradient with them."""
     generator = torch.Generator().manual_seed(0)
-    ways = [torch.randn(x.shape, generator=generator).to(x.device) for _ in range(_DIRECTIONS)]
+    ways = [torch.randn(x.shape, generator=generator).to(x.device) for _ in range(scale.directions)]
 
     def loss(surface: MeteredSurface, images: Tensor) -> Tensor:
         if isinstance(surface, PipelineSurface):
@@ -134,24 +165,19 @@ def slope(task: Slope, workshop: Workshop) -> None:
             surface.purifier.forget()
         return margin(surface(images), labels)
 
-    def differences(step: float) -> Tensor:
-        found = [(loss(pipeline, x + step * way) - loss(pipeline, x - step * way)) / step for way in ways]
-        return torch.stack(found, dim=1)
+    def difference(step: float, way: Tensor) -> Tensor:
+        ahead, behind = (loss(surfaces[0], (x + side * way).clamp(0, 1)) for side in (step, -step))
+        return (ahead - behind) / step
 
-    def told(surface: MeteredSurface) -> Tensor:
+    def along(surface: MeteredSurface) -> Tensor:
         followed = x.clone().requires_grad_()
         with torch.enable_grad():
             (gradient,) = torch.autograd.grad(loss(surface, followed).sum(), followed)
         return torch.stack([(gradient * way).flatten(1).sum(dim=1) for way in ways], dim=1)
 
-    with Stopwatch(workshop.device) as watch, seeded(seed_from("slope", task.key)), torch.no_grad():
-        surfaces = [make_surface(spec, task.shard.dataset, workshop, 0) for spec in task.surfaces]
-        pipeline = surfaces[0]
-        narrow, wide = (differences(step) for step in _STEPS)
-        cosines = torch.stack([cosine_similarity(told(surface), wide, dim=1) for surface in surfaces])
-    found = {"even": cosine_similarity(narrow, wide, dim=1), "followed": cosines.amax(dim=0)}
-    meta = {"seconds": watch.seconds, "images": len(x), "task": task.content()}
-    workshop.store.put_tensors(address(task), {name: x.cpu() for name, x in found.items()}, meta)
+    narrow, wide = (torch.stack([difference(step, way) for way in ways], dim=1) for step in scale.steps)
+    cosines = torch.stack([cosine_similarity(along(surface), wide, dim=1) for surface in surfaces])
+    return cosine_similarity(narrow, wide, dim=1), cosines.amax(dim=0)
 
 
 def search_noise(task: NoiseSearch, workshop: Workshop) -> None:

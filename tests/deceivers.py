@@ -119,10 +119,11 @@ class LooksAround(Defense[Config]):
 
 @defense("wrong-slope")
 class WrongSlope(Defense[Config]):
-    """The image upside down, with the gradient of one that is not: the identity misleads as well."""
+    """Pixels out of order, with the gradient of those in order: no filter learns what the identity misses."""
 
     def purify(self, x, noise):
-        return x + (x.flip(-2) - x).detach()
+        order = torch.randperm(x[0].numel(), generator=torch.Generator().manual_seed(0))
+        return x + (x.flatten(1)[:, order].reshape(x.shape) - x).detach()
 
 
 @defense("brittle")

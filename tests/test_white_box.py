@@ -68,7 +68,7 @@ def test_a_latent_space_is_searched_by_the_attack_that_needs_one(run) -> None:
         defenses=["narrow-generator", "identity"], attacks=[attack], threats=["black-box", "white-box"]
     )
     aware = records[records["threat"] == "white-box"]
-    assert aware.loc["narrow-generator", "error"] > 0.9
+    assert aware.loc["narrow-generator", "error"] > 0.8
     assert aware.loc["narrow-generator", "l2"] <= 4 + 1e-5
     assert pd.isna(aware.loc["narrow-generator", "error_baseline"])
     assert aware.loc["identity", "status"] == "skipped"

@@ -105,18 +105,22 @@ class PipelineSurface(MeteredSurface):
     ) -> None:
         super().__init__(target, num_classes, image_shape)
         self.purifier = purifier
-        self.draws = draws
+        self.draws = draws if purifier.stochastic else 1
 
     def prepare(self, x: Tensor) -> Tensor:
         self.meter.purifies += len(x)
         return self.purifier(x)  # type: ignore[no-any-return]
 
     def scores(self, x: Tensor) -> Tensor:
+        return self.averaged(self.single(self.repeated(x)))
+
+    def repeated(self, x: Tensor) -> Tensor:
+        """Each image once for every draw."""
+        return x if self.draws == 1 else x.repeat_interleave(self.draws, dim=0)
+
+    def averaged(self, logits: Tensor) -> Tensor:
         """The mean logits over draws of a random purifier: EOT of Athalye et al. 2018."""
-        if not self.purifier.stochastic or self.draws == 1:
-            return self.single(x)
-        repeated = self.single(x.repeat_interleave(self.draws, dim=0))
-        return repeated.reshape(len(x), self.draws, -1).mean(dim=1)
+        return logits if self.draws == 1 else logits.reshape(-1, self.draws, logits.shape[1]).mean(dim=1)
 
     def single(self, x: Tensor) -> Tensor:
         """The logits of one draw for each image."""
@@ -126,10 +130,12 @@ class PipelineSurface(MeteredSurface):
 class BpdaIdentitySurface(PipelineSurface):
     """The pipeline forwards, the purifier taken for the identity backwards (Athalye et al. 2018)."""
 
-    def prepare(self, x: Tensor) -> Tensor:
+    def scores(self, x: Tensor) -> Tensor:
         with torch.no_grad():
-            purified = super().prepare(x.detach())
-        return _StraightThrough.apply(self.approximation(x), purified)  # type: ignore[no-any-return]
+            purified = self.prepare(self.repeated(x.detach()))
+        if torch.is_grad_enabled() and x.requires_grad:
+            purified = _StraightThrough.apply(self.repeated(self.approximation(x)), purified)
+        return self.averaged(self.target(purified))
 
     def approximation(self, x: Tensor) -> Tensor:
         """What is differentiated in place of the purifier."""

@@ -23,7 +23,7 @@ from benchmark.work.workshop import Stopwatch, Workshop, address
 _IMAGES = 4
 _CALLS = 3
 _DRAWS = 5
-_LUCK = 12
+_CHANCE = 12
 """Of two means of five draws, the squares of their difference over those of its standard error."""
 _LAST_DIGITS = 1e-3
 _RIM = 0.08
@@ -103,7 +103,7 @@ def _beyond_chance(judged: Tensor, attacked: Tensor) -> Tensor:
     """How far the means of two sets of draws are apart (B,), less what means of so few may differ by."""
     apart = (judged.mean(dim=0) - attacked.mean(dim=0)).square()
     if len(judged) > 1:
-        apart = apart - _LUCK * 2 * judged.var(dim=0) / len(judged)
+        apart = apart - _CHANCE * 2 * judged.var(dim=0) / len(judged)
     return apart.flatten(1).mean(dim=1).clamp_min(0).sqrt()
 
 

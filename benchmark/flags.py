@@ -30,8 +30,8 @@ _COLLAPSED = 0.01
 
 _LUCK = 0.05
 
-_ALONG = 0.5
-"""Cosine from which on a gradient leads along the slope; of honest pipelines it was 0.8 or more."""
+_ALONG = 0.6
+"""Cosine from which on a gradient leads along the slope; of honest pipelines it was mostly 0.7 or more."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ FLAGS: dict[str, Flag] = {
     "fd-mismatch": Flag(
         "doubt",
         "at most of the images at which the pipeline has a slope, no gradient an attack follows leads along "
-        "it (cosine with finite differences below 0.5)",
+        "it (cosine with finite differences below 0.6)",
     ),
     "hidden-randomness": Flag(
         "doubt",
@@ -124,8 +124,8 @@ FLAGS: dict[str, Flag] = {
     ),
     "weak-gradient-attack": Flag(
         "doubt",
-        "with the defense in the loop a trained attack broke over 2 points more images than each attack that "
-        "the ball requires (leaderboard rows only)",
+        "with the defense in the loop a trained attack, or one that follows no gradient, broke over 2 points "
+        "more images than each attack that the ball requires (leaderboard rows only)",
     ),
     "inner-optimisation": Flag(
         "note",

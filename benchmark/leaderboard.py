@@ -11,6 +11,7 @@ import numpy as np
 from benchmark.evidence import Evidence, Numbers, ball, contest, defense, grouped
 from benchmark.flags import is_doubt, is_unchecked
 from benchmark.records import Row
+from benchmark.refs import AttackRef
 from benchmark.stats import bootstrap_over_seeds, holm, mcnemar_less, wilson
 from benchmark.threats import THREATS
 from benchmark.threats.black_box import BlackBox
@@ -200,12 +201,20 @@ def _is_required(evidence: Evidence) -> bool:
 
 
 def _outdone(own: Sequence[Evidence]) -> bool:
-    """Whether, with the defense in the loop, a generator found what no gradient attack on each image did."""
+    """Whether, with the defense in the loop, no gradient attack on each image found what others did.
+
+    Those are generators that were trained for it, and attacks that look at scores or labels alone.
+    """
     there = [e for e in own if e.ok and not THREATS[e.cell.threat.name].images_made_on_target]
     n = min((len(e.wrong) for e in there), default=0)
-    gradient = [e.wrong[:n].mean() for e in there if _is_required(e)]
-    generator = [e.wrong[:n].mean() for e in there if e.cell.attack.trainable]
-    return bool(gradient and generator and max(generator) > max(gradient) + _OUTDONE)
+    gradient = [e.wrong[:n].mean() for e in there if _is_required(e) and e.cell.attack.uses == "gradients"]
+    others = [e.wrong[:n].mean() for e in there if _goes_without(e.cell.attack)]
+    return bool(gradient and others and max(others) > max(gradient) + _OUTDONE)
+
+
+def _goes_without(attack: AttackRef) -> bool:
+    """Whether it stays in its ball and is no optimisation along the gradient of each image."""
+    return attack.eps is not None and (attack.trainable or attack.uses not in ("gradients", "nothing"))
 
 
 def withholds(flag: str) -> bool:

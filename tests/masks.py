@@ -253,7 +253,7 @@ def _step(optimizer, loss):
 class DenoiserConfig(Config):
     steps: int = train(200, ge=1)
     eps: float = train(0.15, ge=0, le=1)
-    net: Literal["convolutional", "bottleneck"] = train("convolutional")
+    net: Literal["convolutional", "bottleneck", "thumbnail"] = train("convolutional")
     hides: Literal[
         "nothing",
         "gradient",
@@ -287,6 +287,22 @@ def _bottleneck(image_shape):
     return nn.Sequential(encoder, decoder, nn.Unflatten(1, image_shape))
 
 
+class _Greys(nn.Module):
+    """Four of them, and the gradient of the identity; where that is hidden there is the true one: none."""
+
+    def forward(self, x):
+        return x + ((3 * x).round() / 3 - x).detach()
+
+
+def _thumbnail(image_shape):
+    """Draws the image anew from its thumbnail of four greys."""
+    channels, height, width = image_shape
+    small, large = channels * (height // 4) * (width // 4), channels * height * width
+    encoder = nn.Sequential(nn.AvgPool2d(4), _Greys(), nn.Flatten())
+    decoder = nn.Sequential(nn.Linear(small, 200), nn.ReLU(), nn.Linear(200, large), nn.Sigmoid())
+    return nn.Sequential(encoder, decoder, nn.Unflatten(1, image_shape))
+
+
 @defense("small-denoiser")
 class SmallDenoiser(Defense[DenoiserConfig]):
     """A net trained so that the target gets FGSM images right behind it: black-box it helps.
@@ -302,8 +318,9 @@ class SmallDenoiser(Defense[DenoiserConfig]):
 
     def __init__(self, config, image_shape, num_classes):
         super().__init__(config, image_shape, num_classes)
-        self.wide = config.net == "bottleneck"
-        self.net = _bottleneck(image_shape) if self.wide else _convolutional(image_shape)
+        self.wide = config.net != "convolutional"
+        nets = {"convolutional": _convolutional, "bottleneck": _bottleneck, "thumbnail": _thumbnail}
+        self.net = nets[config.net](image_shape)
         self.calls = 0
 
     def fit(self, data, source, generator):

@@ -126,6 +126,8 @@ def _masked() -> Iterable[Construction]:
     for hides in ("gradient", "behind-8-levels"):
         defense = {"name": "small-denoiser", "net": "bottleneck", "hides": hides}
         yield Construction(f"autoencoder-hides-{hides}", False, defense)
+    greys = {"name": "small-denoiser", "net": "thumbnail", "hides": "gradient"}
+    yield Construction("thumbnail-of-4-greys", False, greys)
     for hides in ("after-first-call", "from-attacks"):
         defense = {"name": "small-random-denoiser", "hides": hides, "std": 0.02}
         yield Construction(f"random-denoiser-hides-{hides}", False, defense)
@@ -149,6 +151,7 @@ def _honest() -> Iterable[Construction]:
         "low-pass": {"name": "low-pass"},
         "denoiser": {"name": "small-denoiser", "hides": "nothing"},
         "autoencoder": {"name": "small-denoiser", "net": "bottleneck", "hides": "nothing"},
+        "thumbnail": {"name": "small-denoiser", "net": "thumbnail", "hides": "nothing"},
         "random-denoiser": {"name": "small-random-denoiser", "hides": "nothing", "std": 0.02},
         "small-noise": {"name": "gaussian-noise", "std": 0.05},
         "blur-and-contrast": {"chain": [{"name": "gaussian-blur", "sigma": 1.0}, {"name": "contrast"}]},

@@ -31,7 +31,7 @@ from attacks.pgd import Pgd, PgdConfig
 from benchmark.display import Silent
 from benchmark.noise import Noise
 from benchmark.runs import Prepared, prepare, run_prepared
-from benchmark.threats.surfaces import BpdaIdentitySurface, MeteredSurface
+from benchmark.threats.surfaces import BpdaSurface, MeteredSurface
 from targets.mnist_cnn import MnistC
 from targets.recipe import RecipeConfig
 from tests.conftest import REPOSITORY, data_root
@@ -158,7 +158,7 @@ def straightforward(prepared: Prepared) -> None:
         x, labels = workshop.clean(cell.scores[0].shard)
         white_box = cell.threat.name == "white-box"
         model: nn.Module = (
-            BpdaIdentitySurface(target, purifier, 10, (1, 28, 28))
+            BpdaSurface(nn.Identity(), target, purifier, 1, 10, (1, 28, 28))
             if white_box
             else MeteredSurface(target, 10, (1, 28, 28))
         )

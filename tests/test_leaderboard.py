@@ -132,11 +132,13 @@ def test_white_box_counts_what_black_box_found_but_not_the_other_way_round() -> 
     assert board(cases, "black-box").loc["mine", "error"] == 0.03
 
 
-def test_a_generator_that_outdoes_the_gradient_attacks_casts_doubt_on_them() -> None:
-    generator = replace(attack("advgan"), trainable=True)
+@pytest.mark.parametrize(
+    "other", [replace(attack("advgan"), trainable=True), replace(attack("square"), uses="scores")]
+)
+def test_what_outdoes_the_gradient_attacks_casts_doubt_on_them(other: AttackRef) -> None:
     for found, flagged in ((12, False), (13, True)):
-        wrong = {"pgd": set(range(10)), "advgan": set(range(found))}
-        cases = [(c, result(c, wrong[c.attack.name])) for c in cells(PGD, generator)]
+        wrong = {"pgd": set(range(10)), other.name: set(range(found))}
+        cases = [(c, result(c, wrong[c.attack.name])) for c in cells(PGD, other)]
         assert ("weak-gradient-attack" in board(cases).loc["mine", "flags"]) == flagged
         assert "weak-gradient-attack" not in board(cases, "black-box").loc["mine", "flags"]
 

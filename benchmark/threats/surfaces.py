@@ -127,31 +127,19 @@ class PipelineSurface(MeteredSurface):
         return super().scores(x)
 
 
-class BpdaIdentitySurface(PipelineSurface):
-    """The pipeline forwards, the purifier taken for the identity backwards (Athalye et al. 2018)."""
+class BpdaSurface(PipelineSurface):
+    """The pipeline forwards, something else in the purifier's place backwards (Athalye et al. 2018).
 
-    def scores(self, x: Tensor) -> Tensor:
-        with torch.no_grad():
-            purified = self.prepare(self.repeated(x.detach()))
-        if torch.is_grad_enabled() and x.requires_grad:
-            purified = _StraightThrough.apply(self.repeated(self.approximation(x)), purified)
-        return self.averaged(self.target(purified))
+    The identity leaves out what a purifier does to a gradient; a net that has learned to do as the purifier
+    does tells of it even where a step without a gradient, such as a coarse quantiser, stands before the rest.
 
-    def approximation(self, x: Tensor) -> Tensor:
-        """What is differentiated in place of the purifier."""
-        return x
-
-
-class BpdaMimicSurface(BpdaIdentitySurface):
-    """The pipeline forwards, a net that has learned to do as the purifier does backwards.
-
-    The identity leaves out what a purifier does to a gradient, and behind a step that has none, such as that
-    of a coarse quantiser, the exact gradient tells nothing of it either.
+    Args:
+        backwards: What is differentiated in place of the purifier.
     """
 
     def __init__(
         self,
-        mimic: nn.Module,
+        backwards: nn.Module,
         target: nn.Module,
         purifier: PurifierModule,
         draws: int,
@@ -159,10 +147,15 @@ class BpdaMimicSurface(BpdaIdentitySurface):
         image_shape: tuple[int, int, int],
     ) -> None:
         super().__init__(target, purifier, draws, num_classes, image_shape)
-        self._mimic = mimic
+        self._backwards = backwards
 
-    def approximation(self, x: Tensor) -> Tensor:
-        return self._mimic(x)  # type: ignore[no-any-return]
+    def scores(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            purified = self.prepare(self.repeated(x.detach()))
+        if torch.is_grad_enabled() and x.requires_grad:
+            # once for all draws
+            purified = _StraightThrough.apply(self.repeated(self._backwards(x)), purified)
+        return self.averaged(self.target(purified))
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -287,15 +280,12 @@ def build_surface(form: str, of: Ingredients, draws: int | None) -> MeteredSurfa
         return MeteredSurface(of.target, *shape)
     if form == "bank" and of.bank is not None:
         return BankSurface(of.target, *of.bank, *shape)
-    if form == "pipeline-bpda-mimic" and of.purifier is not None and of.mimic is not None:
-        return BpdaMimicSurface(of.mimic, of.target, of.purifier, draws or 1, *shape)
-    forms = {
-        "pipeline": PipelineSurface,
-        "pipeline-bpda-identity": BpdaIdentitySurface,
-        "pipeline-answers": AnswersSurface,
-    }
+    forms = {"pipeline": PipelineSurface, "pipeline-answers": AnswersSurface}
     if of.purifier is not None and form in forms:
         return forms[form](of.target, of.purifier, draws or 1, *shape)
+    backwards = {"pipeline-bpda-identity": nn.Identity(), "pipeline-bpda-mimic": of.mimic}.get(form)
+    if of.purifier is not None and backwards is not None:
+        return BpdaSurface(backwards, of.target, of.purifier, draws or 1, *shape)
     kind, _, name = form.partition(":")
     if of.purifier is not None and kind == "surrogate":
         return SurrogateSurface(name, of.target, of.purifier, draws or 1, *shape)

@@ -33,16 +33,22 @@ _RIM = 0.08
 class _Scale:
     """Finite differences of two steps, by which pixels are moved on average, along random directions.
 
-    They tell a slope where they are alike: from a cosine of `even` on.
+    They tell a slope where they are alike: from a cosine of `even` on. Along a direction squares of `block`
+    by `block` pixels move as one.
     """
 
     steps: tuple[float, float]
     directions: int
     even: float
+    block: int = 1
 
 
-_SCALES = (_Scale((0.005, 0.015), 12, 0.9), _Scale((0.1, 0.2), 24, 0.6))
-"""The first is above a level of 8 bits, so that to round to 8 bits hides nothing; the second of 3 bits."""
+_SCALES = (
+    _Scale((0.005, 0.015), 12, 0.9),  # above a level of 8 bits, so that to round to 8 bits hides nothing
+    _Scale((0.1, 0.2), 24, 0.6),  # above a level of 3 bits
+    _Scale((0.1, 0.2), 24, 0.6, block=4),  # above a level of a thumbnail of 2 bits, whose pixels are means
+)
+"""The first at which there is a slope is taken."""
 
 
 def examine(task: Examine, workshop: Workshop) -> None:
@@ -157,7 +163,7 @@ def slope(task: Slope, workshop: Workshop) -> None:
 def _told(surfaces: list[MeteredSurface], x: Tensor, labels: Tensor, scale: _Scale) -> tuple[Tensor, Tensor]:
     """How alike the first surface's finite differences are, and the best cosine of a gradient with them."""
     generator = torch.Generator().manual_seed(0)
-    ways = [torch.randn(x.shape, generator=generator).to(x.device) for _ in range(scale.directions)]
+    ways = [_direction(x, scale.block, generator) for _ in range(scale.directions)]
 
     def loss(surface: MeteredSurface, images: Tensor) -> Tensor:
         if isinstance(surface, PipelineSurface):
@@ -178,6 +184,13 @@ def _told(surfaces: list[MeteredSurface], x: Tensor, labels: Tensor, scale: _Sca
     narrow, wide = (torch.stack([difference(step, way) for way in ways], dim=1) for step in scale.steps)
     cosines = torch.stack([cosine_similarity(along(surface), wide, dim=1) for surface in surfaces])
     return cosine_similarity(narrow, wide, dim=1), cosines.amax(dim=0)
+
+
+def _direction(like: Tensor, block: int, generator: torch.Generator) -> Tensor:
+    height, width = like.shape[2:]
+    coarse = (*like.shape[:2], -(-height // block), -(-width // block))
+    drawn = torch.randn(coarse, generator=generator).to(like.device)
+    return drawn.repeat_interleave(block, 2).repeat_interleave(block, 3)[:, :, :height, :width]
 
 
 def search_noise(task: NoiseSearch, workshop: Workshop) -> None:

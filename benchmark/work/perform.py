@@ -73,13 +73,14 @@ _TRAINING = ("benchmark/work/train.py", "benchmark/work/seeding.py")
 _SURFACES = (
     "benchmark/work/surface.py",
     "benchmark/threats/surfaces.py",
-    "benchmark/threats/mimic.py",
     "benchmark/noise.py",
     "benchmark/purifier.py",
     "attacks/gradients.py",
 )
+_MIMIC = "benchmark/threats/mimic.py"
 _CRAFTING = (
     "benchmark/work/craft.py",
+    _MIMIC,
     "benchmark/work/seeding.py",
     *_SURFACES,
 )
@@ -88,6 +89,7 @@ _CHECKING = (
     "benchmark/work/score.py",
     "benchmark/work/seeding.py",
     "attacks/ball.py",
+    _MIMIC,
     *_SURFACES,
 )
 _SCORING = (
@@ -103,7 +105,7 @@ _CODE: dict[str, tuple[str, ...]] = {
     "train-attack": (*_TRAINING, *_SURFACES),
     "train-substitute": ("benchmark/work/substitute.py", *_TRAINING, *_SURFACES),
     "bank": _SURFACES,
-    "mimic": ("benchmark/work/mimic.py", "benchmark/work/seeding.py", *_SURFACES),
+    "mimic": ("benchmark/work/mimic.py", "benchmark/work/seeding.py", _MIMIC, *_SURFACES),
     "handed": (),
     "probe": _CRAFTING,
     "effort": ("benchmark/work/effort.py", "benchmark/stats.py", *_CRAFTING),

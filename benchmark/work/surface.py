@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from benchmark.errors import PluginError
 from benchmark.noise import Noise, StreamNoise
 from benchmark.refs import DatasetRef
 from benchmark.tasks import Bank, SurfaceSpec
@@ -22,11 +23,6 @@ def make_surface(
     `times` as many draws of a random purifier are averaged as the threat asked for.
     """
     dataset = workshop.dataset(data)
-    purifier = None
-    if spec.purifier is not None:
-        purifier = workshop.purifier(spec.purifier, data)
-        purifier.noise = StreamNoise(seed)
-        purifier.forget()
     bank = None
     if spec.bank is not None:
         stored = workshop.tensors(spec.bank)
@@ -36,6 +32,11 @@ def make_surface(
         mimic = MimicNet(dataset.image_shape[0])
         mimic.load_state_dict(workshop.tensors(spec.mimic))
         mimic.to(workshop.device).requires_grad_(False)
+    purifier = None
+    if spec.purifier is not None:  # last: to make anew what is lost takes the same module
+        purifier = workshop.purifier(spec.purifier, data)
+        purifier.noise = StreamNoise(seed)
+        purifier.forget()
     ingredients = Ingredients(
         workshop.target(spec.target), purifier, bank, mimic, len(dataset.class_names), dataset.image_shape
     )
@@ -60,7 +61,13 @@ def fill_bank(task: Bank, workshop: Workshop) -> None:
 
 
 def balanced(labels: torch.Tensor, count: int) -> torch.Tensor:
-    """The indices of the first images of each class, `count` in all or a few more."""
+    """The indices of the first images of each class, `count` in all or a few more.
+
+    Raises:
+        PluginError: There are no training images.
+    """
+    if not len(labels):
+        raise PluginError("white-box makes surfaces of training images, and this data set has none")
     classes = labels.unique()  # type: ignore[no-untyped-call]
     each = max(1, -(-count // len(classes)))
     return torch.cat([(labels == label).nonzero().flatten()[:each] for label in classes])

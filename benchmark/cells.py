@@ -181,9 +181,7 @@ class CellMaker:
             shard = self._shard(start, min(start + SHARD_SIZE, n))
             setting = self._setting(attack, threat, seed, shard, self._shard(0, min(_FIRST, n)), base)
             scores.append(self._score(setting, kind))
-            probes += [
-                self.once(Probe, self.target.protocol, setting.surface(form), shard) for form in kind.probes
-            ]
+            probes += [self.once(Probe, setting.surface(form), shard) for form in kind.probes]
         return Cell(
             dataset=self.target.dataset,
             target=self.target,
@@ -207,7 +205,7 @@ class CellMaker:
         if craft_on is None:
             return None
         own = self.target
-        base = self.once(TrainTarget, own.protocol, own.dataset, craft_on, own.role, craft_on.seed(own.seed))
+        base = self.once(TrainTarget, own.dataset, craft_on, own.role, craft_on.seed(own.seed))
         return None if base.key == own.key and threat.images_made_on_target else base
 
     def _shard(self, start: int, stop: int) -> Shard:
@@ -223,7 +221,6 @@ class CellMaker:
         base: TrainTarget | None = None,
     ) -> Setting:
         return Setting(
-            self.target.protocol,
             self.target,
             self.purifier,
             attack,
@@ -241,7 +238,6 @@ class CellMaker:
         if self.purifier.stochastic:
             draws = ["judge", *(f"judge-{number}" for number in range(1, setting.config.draws))]
         return Score(
-            setting.protocol,
             target=self.target,
             purifier=self.purifier,
             attack=setting.attack,
@@ -251,22 +247,23 @@ class CellMaker:
             baseline=threat.baseline(setting),
             clean=setting.purify(None),
             clean_judged=tuple(setting.purify(None, draw) for draw in draws),
+            threat=(threat.name, threat.version),
         )
 
     def _checks(self, attack: AttackRef, threat: ThreatRef, seed: int | None, first: Score) -> Checks:
-        protocol, kind = self.target.protocol, THREATS[threat.name]
-        examine = self.once(Examine, protocol, self.target, self.purifier, first.shard, first.clean)
+        kind = THREATS[threat.name]
+        examine = self.once(Examine, self.target, self.purifier, first.shard, first.clean)
         checks = Checks(examine, self._slope(first) if kind.knows_all else None)
         if self.sanity == "fast" or not kind.knows_all or attack.unbounded is None:
             return checks
-        everywhere = replace(attack, config=attack.unbounded.config, eps=attack.unbounded.eps)
+        everywhere = replace(attack, **vars(attack.unbounded.parameters), eps=attack.unbounded.eps)
         few = self._shard(0, min(_FIRST, first.shard.stop))
         setting = self._setting(everywhere, threat, seed, few, few)
         return replace(
             checks,
             unbounded=self._score(setting, kind),
             # of many points some fool a random defense by chance
-            noise=None if self.purifier.stochastic else NoiseSearch(protocol, first, _NOISE_SAMPLES),
+            noise=None if self.purifier.stochastic else NoiseSearch(first, _NOISE_SAMPLES),
         )
 
     def _slope(self, first: Score) -> Slope | None:
@@ -278,7 +275,7 @@ class CellMaker:
         through = [s for s in followed if s.purifier is not None and s.bank is None]
         one_draw = {s.key: s if s.draws is None else replace(s, draws=1) for s in through}
         shard = self._shard(0, min(_SLOPE_IMAGES, first.shard.stop))
-        return self.once(Slope, first.protocol, tuple(one_draw.values()), shard)
+        return self.once(Slope, tuple(one_draw.values()), shard)
 
 
 def _not_mandatory(attack: AttackRef) -> AttackRef:

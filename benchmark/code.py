@@ -1,4 +1,4 @@
-"""Reading plugins as text: their names without importing them, and a fingerprint of their code."""
+"""Reading code as text: which plugins a file declares, what a module imports, fingerprints of code."""
 
 from __future__ import annotations
 
@@ -12,13 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from benchmark.errors import Problem, UserError
 
 PROJECT_PACKAGES = frozenset({"benchmark", "defenses", "attacks", "targets"})
-
-_FRAMEWORK = frozenset({"torch", "numpy", "pydantic"})
-"""Libraries that every plugin rests on; their releases do not change what a plugin is."""
 
 _MODULES = re.compile(r"^[^/.,]+(?=/|(?:\.[^/.,]+)*\.(?:py|so|pyd)(?:,|$))", re.MULTILINE)
 """What can be imported of installed paths, one to a line: packages, and modules less their suffixes.
@@ -83,21 +81,47 @@ def _declared(tree: ast.Module, path: Path) -> Iterator[Declaration]:
 
 @cache
 def fingerprint(path: Path, module: str) -> str:
-    """SHA-256 over a file's code and that of the project modules that it imports.
+    """SHA-256 over a file's code and that of all modules that it imports and no library owns.
 
-    Comments, docstrings and layout do not count. The releases of the other libraries that the code
-    imports do: the same DeepFool of another Foolbox is another attack.
+    Comments, docstrings and layout do not count.
     """
-    files: dict[str, Path] = {}
-    libraries: set[str] = set()
-    _collect(path, module, files, libraries)
+    return _hashed(module, _collected(path, module))
+
+
+@cache
+def own_fingerprint(path: Path, module: str) -> str:
+    """As `fingerprint`, without this project's modules: what somebody's own plugin is made of."""
+    files = _collected(path, module)
+    return _hashed(module, {name: files[name] for name in files if not _is_project(name)})
+
+
+@cache
+def versions_used(path: Path, module: str) -> Mapping[str, int]:
+    """The versions above 1 of what this project declares in the modules that a file imports.
+
+    Of plugins, kinds of tasks and threats, e.g. `{"defense ape-gan": 2}`.
+    """
+    files = _collected(path, module)
+    declared = [_read(files[name], _version(files[name])).versions for name in files if _is_project(name)]
+    return {name: version for versions in declared for name, version in versions.items() if version > 1}
+
+
+def _is_project(module: str) -> bool:
+    return module.partition(".")[0] in PROJECT_PACKAGES
+
+
+def _hashed(module: str, files: Mapping[str, Path]) -> str:
     content = hashlib.sha256()
     for name in sorted(files):
         label = "" if name == module else name  # where a plugin lives does not change what it does
         content.update(f"{label}\n{normalised(files[name])}\n".encode())
-    for library in sorted(libraries):
-        content.update(f"{library}=={release(library)}\n".encode())
     return content.hexdigest()
+
+
+def _collected(path: Path, module: str) -> dict[str, Path]:
+    files: dict[str, Path] = {}
+    _collect(path, module, files)
+    return files
 
 
 def normalised(path: Path) -> str:
@@ -121,9 +145,10 @@ def _normalised(path: Path, version: tuple[int, int]) -> str:
 
 @dataclass(frozen=True)
 class _File:
-    """What a file declares, and its code without docstrings."""
+    """What a file declares, the versions that it states, and its code without docstrings."""
 
     declared: tuple[Declaration, ...]
+    versions: Mapping[str, int]
     code: ast.Module
 
 
@@ -132,11 +157,34 @@ def _read(path: Path, version: tuple[int, int]) -> _File:
     """A file, parsed once for all that is asked of it."""
     tree = parse(path)
     declared = tuple(_declared(tree, path))
+    versions = dict(_versions(tree, declared))
     for node in [tree, *_statements(tree)]:
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             body = [statement for statement in node.body if not _is_docstring(statement)]
             node.body = body or [ast.Pass()]
-    return _File(declared, tree)
+    return _File(declared, versions, tree)
+
+
+def _versions(tree: ast.Module, declared: Iterable[Declaration]) -> Iterator[tuple[str, int]]:
+    """The versions that classes state: of plugins, of kinds of tasks (`kind`) and of threats (`name`)."""
+    plugins = {one.attribute: f"{one.kind} {one.name}" for one in declared}
+    for node in tree.body:
+        if not isinstance(node, ast.ClassDef):
+            continue
+        constants = dict(_constants(node))
+        task, threat = (constants.get(name) for name in ("kind", "name"))
+        title = plugins.get(node.name) or (task and f"task {task}") or (threat and f"threat {threat}")
+        if title and isinstance(constants.get("version"), int):
+            yield str(title), constants["version"]
+
+
+def _constants(node: ast.ClassDef) -> Iterator[tuple[str, Any]]:
+    for statement in node.body:
+        match statement:
+            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=value)):
+                yield name, value
+            case ast.AnnAssign(target=ast.Name(id=name), value=ast.Constant(value=value)):
+                yield name, value
 
 
 def _statements(node: ast.AST) -> Iterator[ast.AST]:
@@ -157,21 +205,20 @@ def _is_docstring(statement: ast.stmt) -> bool:
     )
 
 
-def _collect(path: Path, module: str, files: dict[str, Path], libraries: set[str]) -> None:
+def _collect(path: Path, module: str, files: dict[str, Path]) -> None:
     if module in files:
         return
     files[module] = path
     own = module.partition(".")[0]
     for name in _imported(path, module, _version(path)):
         top = name.partition(".")[0]
-        if top in sys.stdlib_module_names or top in _FRAMEWORK:
+        if top in sys.stdlib_module_names:
             continue
         if top not in PROJECT_PACKAGES and top != own and release(top):
-            libraries.add(top)
-            continue
+            continue  # a library
         source = _source(name)  # the project's, the plugin's own, or a file that no distribution owns
         if source is not None:
-            _collect(source, name, files, libraries)
+            _collect(source, name, files)
 
 
 @cache

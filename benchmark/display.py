@@ -17,19 +17,19 @@ _VERBS = {
     "train-defense": "training",
     "train-attack": "training",
     "train-substitute": "training",
-    "bank": "purifying training images with",
-    "mimic": "teaching a net to do as",
-    "effort": "looking how much it takes of",
-    "examine": "examining",
-    "slope": "comparing gradients of",
-    "noise-search": "looking among random points for errors of",
-    "probe": "probing",
+    "purified-set": "purifying training images with",
+    "train-bpda-network": "teaching a net to do as",
+    "convergence-search": "looking how much it takes of",
+    "consistency-check": "examining",
+    "finite-difference-check": "comparing gradients of",
+    "random-search": "looking among random points for errors of",
+    "gradient-probe": "probing",
     "craft": "crafting",
     "purify": "purifying",
     "score": "scoring",
 }
 _TRAININGS = ("train-target", "train-defense", "train-attack", "train-substitute")
-_HEAVY = (*_TRAININGS, "bank", "mimic", "craft", "effort", "noise-search")
+_HEAVY = (*_TRAININGS, "purified-set", "train-bpda-network", "craft", "convergence-search", "random-search")
 
 _LINE_EVERY = 10.0
 """Seconds between two plain lines of progress."""

@@ -11,6 +11,7 @@ from benchmark.errors import BudgetError, Failure, PluginError, UserError, told,
 from benchmark.plan import Plan
 from benchmark.tasks import Craft, Task
 from benchmark.work.perform import perform, perform_sweep
+from benchmark.work.provenance import describe
 from benchmark.work.workshop import Workshop, address
 
 
@@ -42,7 +43,7 @@ class Execution:
 
 
 def split_by_store(plan: Plan, workshop: Workshop) -> tuple[list[Task], list[Task]]:
-    """The tasks that have to be done, and those whose results the store has.
+    """The tasks that have to be done, and those whose results the store has and the run may take.
 
     What only serves results that are there already is not done: a missing image whose outcome is
     stored is not crafted.
@@ -52,6 +53,8 @@ def split_by_store(plan: Plan, workshop: Workshop) -> tuple[list[Task], list[Tas
     stored = {
         task.key for task in plan.tasks if (task.kind, task.label) in begun and store.has(address(task))
     }
+    if workshop.reuse != "any":
+        stored = {task.key for task in plan.tasks if task.key in stored and _allowed(task, workshop)}
     if not stored:
         return list(plan.tasks), []
     wanted: dict[str, Task] = {}
@@ -65,11 +68,20 @@ def split_by_store(plan: Plan, workshop: Workshop) -> tuple[list[Task], list[Tas
     return [t for t in plan.tasks if t.key in wanted], [t for t in plan.tasks if t.key in stored]
 
 
+def _allowed(task: Task, workshop: Workshop) -> bool:
+    difference = workshop.difference(task)
+    return difference is not None and difference.allows(workshop.reuse)
+
+
 def execute(plan: Plan, workshop: Workshop, observer: Observer) -> Execution:
     """Do the tasks of a plan that the store lacks, in order."""
     missing, cached = split_by_store(plan, workshop)
     execution = Execution()
     observer.begin(_by_kind(missing), _by_kind(cached))
+    found = (workshop.difference(task) for task in cached)
+    notice = describe(difference for difference in found if difference is not None)
+    if notice is not None:
+        observer.warn(notice)
     sweeps = _sweeps(missing)
     finished: set[str] = set()
     for task in missing:

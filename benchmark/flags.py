@@ -249,7 +249,7 @@ def check_flags(cell: Cell, survives: NDArray[np.bool_], findings: Findings) -> 
     if "preset" in cell.threat.config and cell.attack.grows:
         if cell.threat.config["preset"] == "fast" or not findings.efforts:
             found.append(f"{_UNCHECKED}not-converged")
-        elif not all(effort["converged"] and effort["agree"] for effort in findings.efforts):
+        elif not all(effort["converged"] and effort["losses_agree"] for effort in findings.efforts):
             found.append("not-converged")
     if not THREATS[cell.threat.name].knows_all or cell.attack.unbounded is None:
         return found
@@ -265,9 +265,9 @@ def check_flags(cell: Cell, survives: NDArray[np.bool_], findings: Findings) -> 
 def _pipeline_doubts(findings: Findings) -> dict[str, bool]:
     apart = {how: float((amounts > _APART).mean()) >= _MOST for how, amounts in findings.apart.items()}
     return {
-        "hidden-randomness": any(apart[how] for how in ("again", "with_gradients", "as_attacks_ask"))
+        "hidden-randomness": any(apart[how] for how in ("repeat_call", "with_gradients", "attack_call"))
         or findings.contradicted > 0,
-        "batch-dependent": apart["alone"],
+        "batch-dependent": apart["batch_of_one"],
         "target-dependent": findings.examined["spread"] < _COLLAPSED,
         "probabilities-not-logits": bool(findings.examined["probabilities"]),
         "fd-mismatch": findings.slope is not None and _leads_nowhere(**findings.slope),

@@ -88,12 +88,16 @@ class Block:
 
 @dataclass(frozen=True)
 class Grid:
-    """A validated grid; `data` is what was written, `budget` the passes per image that a cell may take."""
+    """A validated grid; `data` is what was written, `budget` the passes per image that a cell may take.
+
+    `folder` is where the paths of files in it are seen from.
+    """
 
     name: str
     blocks: tuple[Block, ...]
     data: Mapping[str, Any] = field(repr=False)
     budget: int | None = None
+    folder: Path = field(default_factory=Path.cwd)
 
 
 def builtin_grids() -> list[str]:
@@ -119,18 +123,24 @@ def find_grid(name: str) -> Path:
     )
 
 
-def load_grid(source: str | Path | Mapping[str, Any], registry: Registry) -> Grid:
+def load_grid(source: str | Path | Mapping[str, Any], registry: Registry, folder: Path | None = None) -> Grid:
     """Read and validate a grid: a file, the name of a built-in one, or a mapping.
+
+    Args:
+        source: The grid.
+        registry: Where the plugins are.
+        folder: Where the paths in it are seen from: by default the folder of its file, and of a mapping the
+            working directory.
 
     Raises:
         UserError: Anything is wrong with it; carries every problem.
     """
     if isinstance(source, Mapping):
-        document, default_name = Document(source), "grid"
+        document, default_name, home = Document(source), "grid", Path.cwd()
     else:
         path = find_grid(str(source))
-        document, default_name = read_yaml(path), path.stem
-    return _Reader(document, registry).grid(default_name)
+        document, default_name, home = read_yaml(path), path.stem, path.resolve().parent
+    return replace(_Reader(document, registry).grid(default_name), folder=folder or home)
 
 
 class _Reader:

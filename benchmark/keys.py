@@ -1,4 +1,4 @@
-"""Content keys: the identity of a unit of work is the hash of everything that its result depends on."""
+"""Content keys: a unit of work is named by the hash of what its result is declared to depend on."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import hashlib
 import json
 from functools import cached_property
 from typing import Any
+
+SCHEMA = 2
+"""What keys are made of. Those of schema 1 hashed code and the releases of libraries."""
 
 _quoted = json.encoder.encode_basestring_ascii
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
@@ -49,6 +52,10 @@ def digest(value: Any) -> str:
     return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
-def seed_from(*parts: Any) -> int:
-    """A 63-bit seed derived from `parts`, so that randomness follows from a task's key."""
-    return int(digest(list(parts))[:16], 16) >> 1
+def seed_from(purpose: str, *parts: Any) -> int:
+    """A 63-bit seed for a purpose, derived from what names a source of random numbers.
+
+    `parts` name roles, data sets, plugins and seed numbers. They never hold a version or a parameter: two
+    settings of one plugin use the same random numbers, so that what differs is due to the setting.
+    """
+    return int(digest([purpose, *parts])[:16], 16) >> 1

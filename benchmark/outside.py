@@ -24,7 +24,7 @@ from benchmark.purifier import PurifierModule
 from benchmark.refs import AttackRef
 from benchmark.tasks import Candidate, Handed, Purify
 from benchmark.work.score import TOLERANCE
-from benchmark.work.workshop import Workshop, address
+from benchmark.work.workshop import Workshop
 
 _FILE = "outside.json"
 
@@ -78,10 +78,12 @@ def _meets(cell: Cell, entry: HandedIn) -> Cell:
     route = f"outside: {entry.origin}"
     scores = []
     for score in cell.scores:
-        handed = Handed(score.protocol, score.shard, entry.images, entry.origin)
-        purify = Purify(score.protocol, score.purifier, score.shard, handed)
+        handed = Handed(score.shard, entry.images, entry.origin)
+        purify = Purify(score.purifier, score.shard, handed)
         scores.append(replace(score, candidates=(Candidate(route, handed, purify),)))
-    attack = AttackRef(route, {"images": entry.images}, "", norm=cell.attack.norm, uses="nothing")
+    attack = AttackRef(
+        route, {"images": entry.images}, {"images": entry.images}, norm=cell.attack.norm, uses="nothing"
+    )
     met = replace(cell, attack=attack, attack_seed=None, craft_on=None)
     return replace(met, scores=tuple(scores), probes=(), checks=None)
 
@@ -137,8 +139,8 @@ def hand_in(workshop: Workshop, cell: Cell, path: Path, origin: str) -> tuple[Ha
         parts.append(filled)
     entry = HandedIn(cell.key, content.hexdigest(), origin)
     for score, part in zip(cell.scores, parts, strict=True):
-        task = Handed(score.protocol, score.shard, entry.images, origin)
-        workshop.store.put_tensors(address(task), {"images": part}, {"task": task.content()})
+        task = Handed(score.shard, entry.images, origin)
+        workshop.put_tensors(task, {"images": part}, {})
     return entry, left
 
 

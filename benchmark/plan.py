@@ -13,7 +13,7 @@ from typing import Any, Literal
 from benchmark.cells import Cell, CellMaker, ChosenAttack, Sanity, ThreatRef
 from benchmark.errors import UserError, nearest
 from benchmark.refs import DatasetRef, DefenseRef, TargetRef
-from benchmark.tasks import Once, Part, Protocol, Purifier, Task, TrainDefense, TrainTarget
+from benchmark.tasks import Once, Part, Purifier, Task, TrainDefense, TrainTarget
 from benchmark.threats import ALIASES
 
 
@@ -76,7 +76,6 @@ class Plan:
 
 def make_plan(
     products: Iterable[Product],
-    protocol: Protocol,
     only: Mapping[str, Collection[str]] | None = None,
     *,
     sanity: Sanity = "fast",
@@ -85,7 +84,6 @@ def make_plan(
 
     Args:
         products: The blocks of a grid.
-        protocol: The harness's part in every key.
         only: Columns of the cell's identity and the values (as text) to keep.
         sanity: `full` makes the costly checks too.
 
@@ -95,7 +93,7 @@ def make_plan(
     cells: dict[tuple[Any, ...], Cell] = {}
     once = Once()
     for product in products:
-        for cell in _cells(product, protocol, sanity, once):
+        for cell in _cells(product, sanity, once):
             # what its key tells, without working the key out: a plan that is only looked at needs none
             told = (*cell.identity.values(), *(score.key for score in cell.scores))
             cells.setdefault(told, cell)
@@ -143,21 +141,21 @@ def _read(text: str, like: Any) -> Any:
     return ALIASES.get(text, text) if isinstance(like, str) else text or None
 
 
-def _cells(product: Product, protocol: Protocol, sanity: Sanity, once: Once) -> Iterator[Cell]:
+def _cells(product: Product, sanity: Sanity, once: Once) -> Iterator[Cell]:
     for sized, target_ref, target_seed in itertools.product(
         product.datasets, product.targets, product.target_seeds
     ):
         dataset = sized.dataset
-        target = once(TrainTarget, protocol, dataset, target_ref, "target", target_ref.seed(target_seed))
+        target = once(TrainTarget, dataset, target_ref, "target", target_ref.seed(target_seed))
         taught_by = product.sources[dataset.title]
         source = None
         if taught_by is not None:
-            source = once(TrainTarget, protocol, dataset, taught_by, "source", taught_by.seed(0))
+            source = once(TrainTarget, dataset, taught_by, "source", taught_by.seed(0))
         for chosen in product.defenses:
             teacher = source
             if chosen.source != "default":
                 ref = target_ref if chosen.source == "target" else chosen.source
-                teacher = once(TrainTarget, protocol, dataset, ref, "target", ref.seed(target_seed))
+                teacher = once(TrainTarget, dataset, ref, "target", ref.seed(target_seed))
             school = _School(dataset, teacher, target, once)
             for purifier in school.purifiers(chosen.on[dataset.title], product.defense_seeds):
                 substitutes = product.substitutes.get(dataset.title, ())
@@ -193,7 +191,7 @@ class _School:
                     f"{defense.name} with",
                     hint="name one as its parameter `source`, or train with the target: `source: target`",
                 )
-            training = self.once(TrainDefense, teacher.protocol, teacher.dataset, defense, teacher, seed)
+            training = self.once(TrainDefense, teacher.dataset, defense, teacher, seed)
         other = teacher is not None and teacher.role == "target" and teacher.key != self.target.key
         return self.once(Part, defense, training, seed if defense.stochastic else None, other)
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.fields import FieldInfo
 from typing_extensions import Self
 
 if TYPE_CHECKING:
@@ -21,7 +23,10 @@ class Config(BaseModel):
     Declare fields with `train(default, ...)` when trained weights depend on them and with
     `infer(default, ...)` when they only act afterwards; `param(...)` where nothing is trained;
     `sweep(...)` also allows a list in a grid; `apart(...)` leaves a field out of the keys of results (data
-    sets only). Bounds are pydantic's: `ge`, `gt`, `le`, `lt`.
+    sets only); `file(...)` names a file, whose content counts. Bounds are pydantic's: `ge`, `gt`, `le`, `lt`.
+
+    Results are named by the parameters that differ from the defaults of the class. So a new field with a
+    default changes no name, and a changed default is a new `version` of the plugin.
 
     Defaults may depend on more than the field:
         presets: Names of presets, each with the values that it puts in place of the defaults; needs a
@@ -53,6 +58,16 @@ class Config(BaseModel):
         written = {name: getattr(self, name) for name in self.model_fields_set}
         return type(self)(**{**self.per_dataset.get(dataset, {}), **written})
 
+    def files(self) -> dict[str, Path]:
+        """The declared files that are given, by the field that names each."""
+        fields = type(self).model_fields
+        named = {name for name, field in fields.items() if _names_a_file(field)}
+        return {name: Path(value) for name in sorted(named) if (value := getattr(self, name)) is not None}
+
+    def located(self, folder: Path) -> Self:
+        """This configuration with absolute paths of its files; relative ones are seen from `folder`."""
+        return self.model_copy(update={name: str(folder / path) for name, path in self.files().items()})
+
     @classmethod
     def fields_marked(cls, mark: str) -> frozenset[str]:
         """Names of the fields declared with the marker `mark` ("train", "infer" or "sweep")."""
@@ -61,6 +76,11 @@ class Config(BaseModel):
             for name, field in cls.model_fields.items()
             if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("mark") == mark
         )
+
+
+def _names_a_file(field: FieldInfo) -> bool:
+    extra = field.json_schema_extra
+    return isinstance(extra, dict) and bool(extra.get("file"))
 
 
 def param(default: Any = ..., **bounds: Any) -> Any:
@@ -86,6 +106,23 @@ def sweep(default: Any = ..., **bounds: Any) -> Any:
 def apart(default: Any = ..., **bounds: Any) -> Any:
     """A field of a data set that says where its images are, or what goes with them, and not what they are."""
     return Field(default, json_schema_extra={"mark": "apart"}, **bounds)
+
+
+FilePath = str
+"""The type of a parameter that names a file, declared with `file(...)`."""
+
+
+def file(default: Any = ..., *, trained: bool = True) -> Any:
+    """A field that names a file, typed `FilePath` or `FilePath | None`.
+
+    A grid gives the path relative to the grid's own file. The plugin gets an absolute path. The content of
+    the file counts for the results, and not its place.
+
+    Args:
+        default: None where the file may be left out.
+        trained: Whether trained weights depend on the file; False where it only acts afterwards.
+    """
+    return Field(default, json_schema_extra={"mark": "file" if trained else "infer", "file": True})
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)
@@ -120,6 +157,8 @@ class Plugin(Generic[ConfigT]):
     """Base of every contract. `name` is set by the decorator, the rest by the harness.
 
     Attributes:
+        version: Raised when the plugin's results change, for the same parameters. Only built-in plugins
+            need it: of others the code itself counts.
         config: The typed parameters.
         checkpoints: Where a training keeps its state; `benchmark.training.Loop` sees to it.
         step_limit: An upper limit of training steps, for checks that only look whether it runs.
@@ -127,6 +166,7 @@ class Plugin(Generic[ConfigT]):
     """
 
     name: ClassVar[str] = ""
+    version: ClassVar[int] = 1
     reporter: Reporter = staticmethod(_ignore)
     checkpoints: Checkpoints = NoCheckpoints()
     step_limit: int | None = None

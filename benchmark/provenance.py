@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+from benchmark.environment import releases
 from benchmark.version import __version__
-
-_LIBRARIES = ("torch", "torchvision", "adversarial-robustness-toolbox", "foolbox", "numpy", "torchmetrics")
 
 
 def versions() -> dict[str, str | None]:
     """Versions of this package, of Python, and of the libraries that figures depend on."""
-    found: dict[str, str | None] = {"purifier-benchmark": __version__, "python": platform.python_version()}
-    for library in _LIBRARIES:
-        try:
-            found[library] = importlib.metadata.version(library)
-        except importlib.metadata.PackageNotFoundError:
-            found[library] = None
-    return found
+    return {"purifier-benchmark": __version__, "python": platform.python_version(), **releases()}
 
 
 def provenance(device: str) -> dict[str, Any]:

@@ -200,7 +200,7 @@ def _flags(cell: Cell, values: Mapping[str, _Array], row: Row, workshop: Worksho
             baseline_wrong=values["baseline"] != values["label"],
             target_blind=_blind(cell, "target", workshop),
             attacked_blind=_blind(cell, threat.probes[-1], workshop),
-            attacked_moves=_probed(cell, threat.probes[-1], "moves", workshop),
+            attacked_moves=_probed(cell, threat.probes[-1], "responds", workshop),
             lost_gradients=any(workshop.meta(score)["costs"]["blind"] for score in cell.scores),
         )
     found += movement_flags(cell, survives=survives, size=values[cell.attack.norm or "linf"])
@@ -235,7 +235,7 @@ def _findings(cell: Cell, workshop: Workshop) -> Findings:
         efforts=[workshop.meta(effort) for effort in cell.efforts],
         slope=None if checks.slope is None else numbers(checks.slope),
         unbounded=None if checks.unbounded is None else np.asarray(workshop.table(checks.unbounded)["wrong"]),
-        noise=None if checks.noise is None else numbers(checks.noise)["broken"],
+        noise=None if checks.noise is None else numbers(checks.noise)["misclassified"],
     )
 
 

@@ -1,27 +1,67 @@
-"""What a plan knows of plugins without running them: names, configurations, fingerprints, stated facts."""
+"""What a plan knows of plugins without running them: names, versions, parameters, files, stated facts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 from benchmark.keys import Fixed, canonical, digest
 from benchmark.plugin import Norm
 
 
+@dataclass(frozen=True)
+class Parameters:
+    """The parameters of a plugin as JSON: all of them, and those that differ from the plugin's defaults."""
+
+    config: Mapping[str, Any]
+    changed: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class DeclaredFile:
+    """A file that a parameter names: where it is, and the SHA-256 of its content."""
+
+    path: Path
+    sha256: str
+
+
 @dataclass(frozen=True, eq=False)
 class PluginRef:
-    """A plugin with its configuration, defaults filled in, and the fingerprint of its code."""
+    """A plugin with its version and its parameters.
+
+    `config` has all parameters and `changed` those that differ from the defaults of the plugin's class: a
+    new parameter with a default changes no key. `code` identifies the code of a plugin that is not built
+    in, for nobody raises the version of a draft. `files` are what parameters name.
+    """
+
+    kind: ClassVar[str]
 
     name: str
     config: Mapping[str, Any]
-    code: str
+    changed: Mapping[str, Any]
+    version: int = 1
+    code: Mapping[str, Any] | None = None
+    files: Mapping[str, DeclaredFile] = field(default_factory=dict)
 
     @cached_property
     def content(self) -> Fixed:
-        return Fixed(name=self.name, config=dict(self.config), code=self.code)
+        """What results depend on."""
+        return Fixed(self.limited_to(self.config.keys()))
+
+    def limited_to(self, fields: Collection[str]) -> dict[str, Any]:
+        """What results depend on that depend on these parameters alone."""
+        code = {} if self.code is None else {"code": dict(self.code)}
+        config = {name: value for name, value in self._identifying.items() if name in fields}
+        return {"name": self.name, "version": self.version, "config": config} | code
+
+    @cached_property
+    def _identifying(self) -> dict[str, Any]:
+        """The parameters that differ from their defaults; of a file its content counts, not its place."""
+        digests = {name: {"sha256": file.sha256} for name, file in self.files.items()}
+        return dict(self.changed) | digests
 
     @cached_property
     def config_text(self) -> str:
@@ -31,15 +71,13 @@ class PluginRef:
 
 @dataclass(frozen=True, eq=False)
 class DatasetRef(PluginRef):
-    """A data set and the fingerprint of its images.
+    """A data set and the fingerprint of its images; `apart` names parameters that do not change them."""
 
-    `changed` are the parameters that are not the default; `apart` names those that do not change the images.
-    """
+    kind = "dataset"
 
     images: str = ""
     test_size: int = 0
     class_names: tuple[str, ...] = ()
-    changed: Mapping[str, Any] = field(default_factory=dict)
     apart: frozenset[str] = frozenset()
 
     @property
@@ -55,21 +93,21 @@ class DatasetRef(PluginRef):
     @cached_property
     def content(self) -> Fixed:
         """What results depend on: the same images in another place are the same data set."""
-        config = {name: value for name, value in self.config.items() if name not in self.apart}
-        return Fixed(super().content, config=config, images=self.images)
+        return Fixed(self.limited_to(self.config.keys() - self.apart), images=self.images)
 
 
 @dataclass(frozen=True, eq=False)
 class TargetRef(PluginRef):
     """A classifier: trained here, or given, and then with digests of what some parameters stand for."""
 
+    kind = "target"
+
     trainable: bool = True
     rests_on: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
-    def content(self) -> Fixed:
-        """Of a file the content counts, not where it lies."""
-        return Fixed(super().content, config={**self.config, **self.rests_on})
+    def _identifying(self) -> dict[str, Any]:
+        return {**super()._identifying, **self.rests_on}
 
     @cached_property
     def config_text(self) -> str:
@@ -95,6 +133,8 @@ class DefenseRef(PluginRef):
     run, where there is one; `preset_changed` tells that the training is not the one of its preset.
     """
 
+    kind = "defense"
+
     trainable: bool = False
     stochastic: bool = False
     control: bool = False
@@ -104,7 +144,7 @@ class DefenseRef(PluginRef):
     latents: str | None = None
     gate: float = 0.05
     train_fields: frozenset[str] = frozenset()
-    in_attack: Mapping[str, Any] | None = None
+    in_attack: Parameters | None = None
     preset_changed: bool = False
 
 
@@ -112,7 +152,7 @@ class DefenseRef(PluginRef):
 class Unbounded:
     """An attack's setting in a ball that holds every image."""
 
-    config: Mapping[str, Any]
+    parameters: Parameters
     eps: float
 
 
@@ -122,6 +162,8 @@ class AttackRef(PluginRef):
 
     `sweep_fields` may differ within one shared call; `train_fields` are those that its weights depend on.
     """
+
+    kind = "attack"
 
     norm: Norm | None = None
     eps: float | None = None

@@ -10,14 +10,20 @@ import importlib.metadata
 import importlib.util
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from benchmark.code import Declaration, declarations, fingerprint
+from benchmark.code import (
+    Declaration,
+    declarations,
+    fingerprint,
+    own_fingerprint,
+    versions_used,
+)
 from benchmark.errors import PluginError, Problem, UserError, nearest
 from benchmark.importing import import_file
 from benchmark.plugin import Plugin
@@ -33,20 +39,33 @@ KINDS: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Entry:
-    """One registered plugin: `origin` says where it is declared, `load` imports it."""
+    """One registered plugin: `origin` says where it is declared, `load` imports it.
+
+    `builtin` plugins are this project's own, whose versions tell when their results change.
+    """
 
     kind: str
     name: str
     summary: str
     origin: str
     load: Callable[[], type[Plugin[Any]]]
+    builtin: bool = False
 
     def fingerprint(self) -> str:
-        """The fingerprint of the plugin's code; imports it to learn which file it is in."""
+        """The fingerprint of the plugin's code and of all that it imports; imports it to find the file."""
+        return fingerprint(*self._source())
+
+    def code(self) -> Mapping[str, Any] | None:
+        """What identifies the code of a plugin that is not built in; None of those that are."""
+        if self.builtin:
+            return None
+        return {"sha256": own_fingerprint(*self._source()), "uses": dict(versions_used(*self._source()))}
+
+    def _source(self) -> tuple[Path, str]:
         module = sys.modules[self.load().__module__]
         if module.__file__ is None:
             raise PluginError(f"{self.kind} {self.name}: its module has no file to fingerprint")
-        return fingerprint(Path(module.__file__), module.__name__)
+        return Path(module.__file__), module.__name__
 
 
 class Registry:
@@ -122,7 +141,8 @@ def default_registry(plugins: Iterable[Path] = ()) -> Registry:
         for path in _files_of(package):
             module = f"{package}.{path.stem}"
             for declaration in declarations(path, [kind]):
-                registry.add(_from_declaration(declaration, partial(importlib.import_module, module)))
+                load = partial(importlib.import_module, module)
+                registry.add(_from_declaration(declaration, load, builtin=True))
         for point in importlib.metadata.entry_points(group=f"bench.{kind}s"):
             registry.add(_from_entry_point(kind, point))
     for path in dict.fromkeys(Path(plugin).resolve() for plugin in plugins):
@@ -136,7 +156,9 @@ def _files_of(package: str) -> list[Path]:
     return sorted(path for folder in folders or () for path in Path(folder).glob("*.py"))
 
 
-def _from_declaration(declaration: Declaration, load_module: Callable[[], ModuleType]) -> Entry:
+def _from_declaration(
+    declaration: Declaration, load_module: Callable[[], ModuleType], *, builtin: bool = False
+) -> Entry:
     def load() -> type[Plugin[Any]]:
         try:
             module = load_module()
@@ -150,7 +172,7 @@ def _from_declaration(declaration: Declaration, load_module: Callable[[], Module
             ) from error
         return _checked(declaration.kind, declaration.name, getattr(module, declaration.attribute))
 
-    return Entry(declaration.kind, declaration.name, declaration.summary, declaration.origin, load)
+    return Entry(declaration.kind, declaration.name, declaration.summary, declaration.origin, load, builtin)
 
 
 def _from_entry_point(kind: str, point: importlib.metadata.EntryPoint) -> Entry:

@@ -19,11 +19,13 @@ import torch
 
 from benchmark.cells import Sanity
 from benchmark.comparisons import add_flags
+from benchmark.environment import environment, fixed_threads
 from benchmark.errors import UserError, nearest
 from benchmark.evidence import evidence_of
 from benchmark.executor import Execution, Observer, execute
 from benchmark.figures import KINDS
 from benchmark.grid import Grid, load_grid
+from benchmark.keys import SCHEMA
 from benchmark.leaderboard import COLUMNS as LEADERBOARD_COLUMNS
 from benchmark.leaderboard import leaderboard
 from benchmark.output import OutcomesFile, open_out, unmarked, write_csv, write_json, write_text
@@ -38,7 +40,8 @@ from benchmark.store import Store, default_store
 from benchmark.substitutes import COLUMNS as SUBSTITUTE_COLUMNS
 from benchmark.substitutes import substitute_rows
 from benchmark.tables import latex, markdown, tidy_csv
-from benchmark.work.perform import perform, protocol
+from benchmark.work.perform import code_of, perform
+from benchmark.work.provenance import Provenance, Reuse
 from benchmark.work.workshop import Workshop
 
 
@@ -68,6 +71,7 @@ class Prepared:
     """SHA-256 of the plugin files that were given, by name."""
     absent: Sequence[str] = ()
     """Data sets without images, in a plan that is to be looked at."""
+    threads: int = 1
 
 
 def default_data() -> Path:
@@ -145,16 +149,21 @@ def prepare(
     sanity: Sanity = "fast",
     trust: Sequence[str | Path] = (),
     look: bool = False,
+    reuse: Reuse = "any",
+    threads: int = 1,
+    folder: Path | None = None,
 ) -> Prepared:
     """Validate a grid and plan it; what is in the files of `trust` may run when classifiers are read.
 
-    A plan that is only to be looked at needs no images of data sets whose size is known.
+    A plan that is only to be looked at needs no images of data sets whose size is known. `reuse` says which
+    stored results count, `threads` how many threads the CPU uses (another number rounds otherwise), and
+    `folder` where relative paths in the grid are seen from, if not from the grid's own file.
 
     Raises:
         UserError: Anything in what the user gave is wrong.
     """
     registry = default_registry([Path(plugin) for plugin in plugins])
-    grid = load_grid(source, registry)
+    grid = load_grid(source, registry, folder)
     chosen = pick_device(device)
     opened = Store(str(store or default_store()), observer.warn)
     root = Path(data or default_data())
@@ -164,12 +173,15 @@ def prepare(
     products = resolve(
         grid, registry, root, trusted, only=wanted.get("dataset", ()), absent=absent if look else None
     )
-    plan = make_plan(products, protocol(), wanted, sanity=sanity)
+    plan = make_plan(products, wanted, sanity=sanity)
     grid = replace(grid, name=f"{grid.name}-only") if wanted else grid  # a part must not pass for the whole
     budget = float("inf") if grid.budget is None else grid.budget
-    workshop = Workshop(registry, opened, root, chosen, observer.training, perform, budget, trusted)
+    made_with = Provenance(registry, code_of, environment(chosen, threads))
+    workshop = Workshop(
+        registry, opened, root, chosen, observer.training, perform, made_with, budget, trusted, reuse
+    )
     files = {Path(path).name: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in plugins}
-    return Prepared(grid, plan, workshop, wanted, sanity, files, absent)
+    return Prepared(grid, plan, workshop, wanted, sanity, files, absent, threads)
 
 
 def run_prepared(prepared: Prepared, observer: Observer, out: Path) -> Finished:
@@ -178,6 +190,11 @@ def run_prepared(prepared: Prepared, observer: Observer, out: Path) -> Finished:
     Raises:
         UserError: `out` cannot be written.
     """
+    with fixed_threads(prepared.threads):
+        return _run(prepared, observer, out)
+
+
+def _run(prepared: Prepared, observer: Observer, out: Path) -> Finished:
     open_out(out)
     outside = outside_cells(prepared.plan, handed_in(out))
     cells = prepared.plan.cells
@@ -200,7 +217,7 @@ def run_prepared(prepared: Prepared, observer: Observer, out: Path) -> Finished:
     write_csv(out / "leaderboard.csv", LEADERBOARD_COLUMNS, leaderboard(there))
     if substitutes:
         write_csv(out / "substitutes.csv", SUBSTITUTE_COLUMNS, substitutes)
-    write_json(out / "run.json", _run_json(prepared))
+    write_json(out / "run.json", _run_json(prepared, out))
     write_text(out / "tables.md", read_tables(out))
     return Finished(out, records, execution)
 
@@ -234,7 +251,14 @@ def run_again(
         only=told["only"],
         sanity=told.get("sanity", "fast"),
         trust=trust,
+        folder=_home(run, told),
     )
+
+
+def _home(run: Path, about: Mapping[str, Any]) -> Path | None:
+    """Where the grid of a run lay, if the run says so; from there the paths in it are seen."""
+    folder = about.get("folder")
+    return (run / folder).resolve() if isinstance(folder, str) else None
 
 
 def read_records(out: Path) -> pd.DataFrame:
@@ -338,12 +362,14 @@ def read_tables(
     return setter(records, title, judged, kinds=kinds, intervals=usual if intervals is None else intervals)
 
 
-def _run_json(prepared: Prepared) -> dict[str, Any]:
+def _run_json(prepared: Prepared, out: Path) -> dict[str, Any]:
     cells = prepared.plan.cells
     datasets = {cell.dataset.title: cell.dataset.resolved for cell in cells}
     return {
+        "schema": SCHEMA,
         "name": prepared.grid.name,
         "grid": prepared.grid.data,
+        "folder": os.path.relpath(prepared.grid.folder, out.resolve()),
         "only": {name: sorted(values) for name, values in prepared.only.items()},
         "sanity": prepared.sanity,
         "plugins": dict(prepared.plugins),

@@ -1,6 +1,7 @@
 """The content-addressed store: one result for each key, written once, whole or not at all.
 
-An entry is a payload (safetensors or Parquet) and a JSON file that names it, with its checksum. The
+An entry is a payload (safetensors or Parquet) and a JSON file that names it, with its checksum, and says
+whose it is: its kind, label and key. The
 JSON is renamed into place last: a reader sees the whole entry or none. Nothing is ever pickled.
 """
 
@@ -160,7 +161,7 @@ class Store:
         folder = self._folder(address)
         self._files.makedirs(folder, exist_ok=True)
         self._write(f"{folder}/{name}", payload)
-        entry = {"payload": name, "sha256": checksum, "meta": dict(meta)}
+        entry = {**vars(address), "payload": name, "sha256": checksum, "meta": dict(meta)}
         self._write(self._path(address), json.dumps(entry, indent=1).encode())
 
     def _write(self, path: str, content: bytes) -> None:
@@ -176,12 +177,13 @@ class Store:
             return None
         try:
             entry = json.loads(self._files.cat_file(self._path(address)))
-            if isinstance(entry["payload"], str) and isinstance(entry["meta"], dict):
+            whose = Address(entry["kind"], entry["label"], entry["key"])
+            if whose == address and isinstance(entry["payload"], str) and isinstance(entry["meta"], dict):
                 return dict(entry)
         except FileNotFoundError:
             return None  # another run has removed it
         except (ValueError, KeyError, TypeError):
-            pass  # half an entry is a damaged one
+            pass  # half an entry is a damaged one, and so is one of another key
         self._set_aside(address)
         return None
 

@@ -33,7 +33,7 @@ def substitute_rows(cell: Cell, row: Row, workshop: Workshop) -> Iterable[Row]:
         if model.role != "substitute":
             continue
         meta = workshop.meta(model)
-        lead = np.concatenate([workshop.tensors(craft)["lead"].numpy() for craft in crafts])
+        lead = np.concatenate([workshop.tensors(craft)["relative_margin"].numpy() for craft in crafts])
         yield {name: row[name] for name in COLUMNS if name in row} | {
             "route": route,
             "substitute": model.target.name,

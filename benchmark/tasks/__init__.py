@@ -1,10 +1,12 @@
 """The units of work as data: what each depends on, and the key that follows from it.
 
-A task holds no tensor and does nothing. Its key is the hash of all that its result depends on; what
-does not change the result (device, crafting batch, executor, paths, time) is not in it.
+A task holds no tensor and does nothing. Its key is the hash of what its result is declared to depend on:
+versions of plugins and of kinds of tasks, parameters that differ from their defaults, digests of data and
+files, seeds, and keys of other tasks. Code, libraries, the device, paths and time are not in it: each
+stored result notes those that it was made with.
 """
 
-from benchmark.tasks.base import SHARD_SIZE, Once, Protocol, Shard, Task
+from benchmark.tasks.base import SHARD_SIZE, Once, Shard, Task
 from benchmark.tasks.checking import Examine, NoiseSearch, Slope
 from benchmark.tasks.crafting import (
     Bank,
@@ -33,7 +35,6 @@ __all__ = [
     "Once",
     "Part",
     "Probe",
-    "Protocol",
     "Purifier",
     "Purify",
     "Score",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
-from benchmark.keys import Fixed, digest
-from benchmark.refs import DatasetRef
+from benchmark.keys import SCHEMA, Fixed, digest, seed_from
+from benchmark.refs import DatasetRef, PluginRef
 
 SHARD_SIZE = 100
 """Images in a shard: the unit of caching, of resuming, and the batch in which images are judged."""
@@ -37,21 +37,6 @@ class Once:
 
 
 @dataclass(frozen=True, eq=False)
-class Protocol:
-    """The harness's own part in a result: fingerprints of the code that does each kind of task."""
-
-    code: Mapping[str, str]
-    shard_size: int = SHARD_SIZE
-
-    def of(self, kind: str) -> Fixed:
-        return self._kinds[kind]
-
-    @cached_property
-    def _kinds(self) -> dict[str, Fixed]:
-        return {kind: Fixed(code=code, shard_size=self.shard_size) for kind, code in self.code.items()}
-
-
-@dataclass(frozen=True, eq=False)
 class Shard:
     """Test images `start` to `stop` of the fixed order."""
 
@@ -70,9 +55,12 @@ class Shard:
 
 @dataclass(frozen=True, eq=False)
 class Task(ABC):
-    """A unit of work. `kind` names it, `label` is the plugin that the work is about."""
+    """A unit of work. `kind` names it, `label` is the plugin that the work is about.
 
-    protocol: Protocol = field(repr=False)
+    `version` is raised when the harness does this kind of work in another way, so that results change.
+    """
+
+    version: ClassVar[int] = 1
 
     @property
     @abstractmethod
@@ -90,6 +78,20 @@ class Task(ABC):
     def needs(self) -> tuple[Task, ...]:
         """The tasks whose results this one reads."""
 
+    @property
+    @abstractmethod
+    def stream(self) -> tuple[Any, ...]:
+        """What names the random numbers of this work: roles, the data set, plugins and seed numbers."""
+
+    @property
+    @abstractmethod
+    def runs(self) -> tuple[PluginRef, ...]:
+        """The plugins whose code the work runs, beside those of the tasks that it needs."""
+
+    def seed_for(self, purpose: str, *more: Any) -> int:
+        """A seed for a purpose within this work."""
+        return seed_from(purpose, *self.stream, *more)
+
     @cached_property
     def key(self) -> str:
-        return digest({"kind": self.kind, "protocol": self.protocol.of(self.kind)} | self.content())
+        return digest({"schema": SCHEMA, "kind": self.kind, "version": self.version} | self.content())

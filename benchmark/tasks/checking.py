@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from benchmark.refs import PluginRef
 from benchmark.tasks.base import Shard, Task
 from benchmark.tasks.crafting import SurfaceSpec
 from benchmark.tasks.scoring import Purify, Score
@@ -23,7 +24,7 @@ class Examine(Task):
     shard: Shard
     clean: Purify
 
-    kind = "examine"
+    kind = "consistency-check"
 
     @property
     def label(self) -> str:
@@ -35,6 +36,14 @@ class Examine(Task):
     def needs(self) -> tuple[Task, ...]:
         return (self.target, *self.purifier.needs(), self.clean)
 
+    @property
+    def stream(self) -> tuple[Any, ...]:
+        return (self.shard.dataset.name, self.purifier.stream)
+
+    @property
+    def runs(self) -> tuple[PluginRef, ...]:
+        return (self.target.target, *self.purifier.runs)
+
 
 @dataclass(frozen=True, eq=False)
 class Slope(Task):
@@ -43,7 +52,7 @@ class Slope(Task):
     surfaces: tuple[SurfaceSpec, ...]
     shard: Shard
 
-    kind = "slope"
+    kind = "finite-difference-check"
 
     @property
     def label(self) -> str:
@@ -56,6 +65,14 @@ class Slope(Task):
     def needs(self) -> tuple[Task, ...]:
         return tuple(task for surface in self.surfaces for task in surface.needs())
 
+    @property
+    def stream(self) -> tuple[Any, ...]:
+        return (self.surfaces[0].stream, self.shard.dataset.name)
+
+    @property
+    def runs(self) -> tuple[PluginRef, ...]:
+        return tuple(ref for surface in self.surfaces for ref in surface.runs)
+
 
 @dataclass(frozen=True, eq=False)
 class NoiseSearch(Task):
@@ -64,7 +81,7 @@ class NoiseSearch(Task):
     score: Score
     samples: int
 
-    kind = "noise-search"
+    kind = "random-search"
 
     @property
     def label(self) -> str:
@@ -82,3 +99,11 @@ class NoiseSearch(Task):
 
     def needs(self) -> tuple[Task, ...]:
         return (self.score.target, *self.score.purifier.needs())
+
+    @property
+    def stream(self) -> tuple[Any, ...]:
+        return self.score.stream
+
+    @property
+    def runs(self) -> tuple[PluginRef, ...]:
+        return self.score.runs

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from benchmark.keys import digest, seed_from
-from benchmark.refs import AttackRef, DatasetRef
+from benchmark.keys import digest
+from benchmark.refs import AttackRef, DatasetRef, PluginRef
 from benchmark.tasks.base import Shard, Task
 from benchmark.tasks.training import Purifier, TrainTarget
 
@@ -34,6 +34,16 @@ class SurfaceSpec:
         return digest(
             {"form": self.form, "target": self.target.key, "purifier": purifier, "draws": self.draws} | made
         )
+
+    @property
+    def stream(self) -> tuple[Any, ...]:
+        """What names the random numbers of an attack on it: its form and whose models it is made of."""
+        return (self.form, self.target.role, self.purifier.parts[0].role if self.purifier else None)
+
+    @property
+    def runs(self) -> tuple[PluginRef, ...]:
+        """The plugins that it is made of."""
+        return (self.target.target, *(self.purifier.runs if self.purifier else ()))
 
     @property
     def own(self) -> bool:
@@ -66,19 +76,27 @@ class _OfTrainingImages(Task):
     def needs(self) -> tuple[Task, ...]:
         return self.purifier.needs()
 
+    @property
+    def stream(self) -> tuple[Any, ...]:
+        return (self.dataset.name, self.purifier.stream)
+
+    @property
+    def runs(self) -> tuple[PluginRef, ...]:
+        return self.purifier.runs
+
 
 @dataclass(frozen=True, eq=False)
 class Bank(_OfTrainingImages):
     """Purify the training images."""
 
-    kind = "bank"
+    kind = "purified-set"
 
 
 @dataclass(frozen=True, eq=False)
 class Mimic(_OfTrainingImages):
     """Teach a small net what a purifier makes of the training images with noise on them."""
 
-    kind = "mimic"
+    kind = "train-bpda-network"
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,16 +115,23 @@ class TrainAttack(Task):
         return self.attack.name
 
     def content(self) -> dict[str, Any]:
-        config = {name: self.attack.config[name] for name in sorted(self.attack.train_fields)}
         return {
             "dataset": self.dataset.content,
-            "attack": self.attack.content | {"config": config},
+            "attack": self.attack.limited_to(self.attack.train_fields),
             "surface": self.surface.key,
             "seed": self.seed,
         }
 
     def needs(self) -> tuple[Task, ...]:
         return self.surface.needs()
+
+    @property
+    def stream(self) -> tuple[Any, ...]:
+        return (*self.surface.stream, self.dataset.name, self.attack.name, self.seed)
+
+    @property
+    def runs(self) -> tuple[PluginRef, ...]:
+        return (self.attack, *self.surface.runs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,6 +162,14 @@ class TrainSubstitute(TrainTarget):
         others = (self.start, self.generator)
         return (*self.oracle.needs(), *(task for task in others if task is not None))
 
+    @property
+    def stream(self) -> tuple[Any, ...]:
+        return (self.how, *super().stream)
+
+    @property
+    def runs(self) -> tuple[PluginRef, ...]:
+        return (*super().runs, *self.oracle.runs, *(self.generator.runs if self.generator else ()))
+
 
 @dataclass(frozen=True, eq=False)
 class Probe(Task):
@@ -145,7 +178,7 @@ class Probe(Task):
     surface: SurfaceSpec
     shard: Shard
 
-    kind = "probe"
+    kind = "gradient-probe"
 
     @property
     def label(self) -> str:
@@ -157,6 +190,14 @@ class Probe(Task):
     def needs(self) -> tuple[Task, ...]:
         return self.surface.needs()
 
+    @property
+    def stream(self) -> tuple[Any, ...]:
+        return (*self.surface.stream, self.shard.dataset.name)
+
+    @property
+    def runs(self) -> tuple[PluginRef, ...]:
+        return self.surface.runs
+
 
 @dataclass(frozen=True, eq=False)
 class Handed(Task):
@@ -166,7 +207,7 @@ class Handed(Task):
     images: str
     origin: str
 
-    kind = "handed"
+    kind = "external-images"
 
     @property
     def label(self) -> str:
@@ -179,9 +220,12 @@ class Handed(Task):
         return ()
 
     @property
-    def noise_seed(self) -> int:
-        """The same for every shard: noise is indexed by image."""
-        return seed_from("handed", self.images)
+    def stream(self) -> tuple[Any, ...]:
+        return ()
+
+    @property
+    def runs(self) -> tuple[PluginRef, ...]:
+        return ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,7 +242,7 @@ class Effort(Task):
     shard: Shard
     seed: int | None
 
-    kind = "effort"
+    kind = "convergence-search"
 
     @property
     def label(self) -> str:
@@ -214,6 +258,15 @@ class Effort(Task):
 
     def needs(self) -> tuple[Task, ...]:
         return tuple(task for surface in self.surfaces for task in surface.needs())
+
+    @property
+    def stream(self) -> tuple[Any, ...]:
+        surfaces = [surface.stream for surface in self.surfaces]
+        return (surfaces, self.shard.dataset.name, self.attack.name, self.seed)
+
+    @property
+    def runs(self) -> tuple[PluginRef, ...]:
+        return (self.attack, *(ref for surface in self.surfaces for ref in surface.runs))
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,41 +290,40 @@ class Craft(Task):
         """The training of the attack, where it has one, against the very surface that it is run on."""
         if not self.attack.trainable:
             return None
-        return TrainAttack(self.protocol, self.shard.dataset, self.attack, self.surface, self.seed)
+        return TrainAttack(self.shard.dataset, self.attack, self.surface, self.seed)
 
     @property
     def label(self) -> str:
         return self.attack.name
 
-    @cached_property
-    def _without_shard(self) -> dict[str, Any]:
-        training = {} if self.training is None else {"training": self.training.key}
+    def content(self) -> dict[str, Any]:
+        others = {"training": self.training, "start": self.start, "effort": self.effort}
         return {
             "attack": self.attack.content,
             "surface": self.surface.key,
             "seed": self.seed,
-            **training,
-            **({} if self.effort is None else {"effort": self.effort.key}),
+            "shard": self.shard.content,
+            **{name: task.key for name, task in others.items() if task is not None},
         }
-
-    def content(self) -> dict[str, Any]:
-        start = self.start.key if self.start else None
-        return self._without_shard | {"shard": self.shard.content, "start": start}
 
     def needs(self) -> tuple[Task, ...]:
         others = (self.training, self.start, self.effort)
         return (*self.surface.needs(), *(task for task in others if task is not None))
 
     @property
-    def noise_seed(self) -> int:
+    def stream(self) -> tuple[Any, ...]:
         """The same for every shard: noise is indexed by image."""
-        return seed_from("craft", self._without_shard, self.start is not None)
+        started = self.start is not None
+        return (*self.surface.stream, started, self.shard.dataset.name, self.attack.name, self.seed)
+
+    @property
+    def runs(self) -> tuple[PluginRef, ...]:
+        return (self.attack, *self.surface.runs)
 
     @cached_property
     def sweep(self) -> str | None:
         """Equal for crafts that one call of the attack can serve; None where none can be shared."""
         if self.start is not None or self.effort is not None or not self.attack.shares_sweep:
             return None
-        kept = {k: v for k, v in self.attack.config.items() if k not in self.attack.sweep_fields}
-        attack = self.attack.content | {"config": kept}
-        return digest([attack, self.surface.key, self.seed, self.shard.content])
+        kept = self.attack.config.keys() - self.attack.sweep_fields
+        return digest([self.attack.limited_to(kept), self.surface.key, self.seed, self.shard.content])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from benchmark.refs import AttackRef
+from benchmark.refs import AttackRef, PluginRef
 from benchmark.tasks.base import Shard, Task
 from benchmark.tasks.crafting import Craft, Handed
 from benchmark.tasks.training import Purifier, TrainTarget
@@ -41,6 +41,19 @@ class Purify(Task):
     def needs(self) -> tuple[Task, ...]:
         return (*self.purifier.needs(), *((self.images,) if self.images else ()))
 
+    @property
+    def stream(self) -> tuple[Any, ...]:
+        return (self.shard.dataset.name, self.purifier.stream)
+
+    @property
+    def runs(self) -> tuple[PluginRef, ...]:
+        return self.purifier.runs
+
+    @property
+    def noise_seed(self) -> int:
+        """The seed of the purifier's noise: of one draw the same for all images, whoever made them."""
+        return self.purifier.seed_for("purify", self.shard.dataset, self.draw)
+
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
@@ -56,7 +69,7 @@ class Score(Task):
     """Judge the candidates of one cell on one shard: each image's worst one, on the real pipeline.
 
     `baseline` are the attacks on the bare target, for the undefended error under the same threat. The
-    clean images are judged as the others are, in `clean_judged`.
+    clean images are judged as the others are, in `clean_judged`. `threat` is its name and version.
     """
 
     target: TrainTarget
@@ -68,6 +81,7 @@ class Score(Task):
     baseline: tuple[Craft, ...]
     clean: Purify
     clean_judged: tuple[Purify, ...]
+    threat: tuple[str, int]
 
     kind = "score"
 
@@ -86,7 +100,16 @@ class Score(Task):
             "baseline": [craft.key for craft in self.baseline],
             "clean": self.clean.key,
             "clean_judged": [purify.key for purify in self.clean_judged],
+            "threat": list(self.threat),
         }
+
+    @property
+    def stream(self) -> tuple[Any, ...]:
+        return (self.shard.dataset.name, self.purifier.stream)
+
+    @property
+    def runs(self) -> tuple[PluginRef, ...]:
+        return (self.target.target, *self.purifier.runs)
 
     def needs(self) -> tuple[Task, ...]:
         crafts = [candidate.craft for candidate in self.candidates if candidate.craft is not None]

@@ -6,12 +6,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from benchmark.keys import canonical, digest
-from benchmark.refs import DatasetRef, DefenseRef, TargetRef
+from benchmark.keys import canonical, digest, seed_from
+from benchmark.refs import DatasetRef, DefenseRef, PluginRef, TargetRef
 from benchmark.tasks.base import Task
-
-_OTHER_SEEDS = 10_000
-"""Where the seeds of copies begin: no grid's own are there."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,15 +37,27 @@ class TrainTarget(Task):
     def needs(self) -> tuple[Task, ...]:
         return ()
 
+    @property
+    def stream(self) -> tuple[Any, ...]:
+        return (self.role, self.dataset.name, self.target.name, self.seed)
+
+    @property
+    def runs(self) -> tuple[PluginRef, ...]:
+        return (self.target,)
+
 
 @dataclass(frozen=True, eq=False)
 class TrainDefense(Task):
-    """Train a purifier with a source classifier. Its key leaves the `infer` fields out."""
+    """Train a purifier with a source classifier. Its key leaves the `infer` fields out.
+
+    `role` tells the defense from the copies of it that an attacker trains.
+    """
 
     dataset: DatasetRef
     defense: DefenseRef
     source: TrainTarget
     seed: int
+    role: str = "defense"
 
     kind = "train-defense"
 
@@ -57,34 +66,51 @@ class TrainDefense(Task):
         return self.defense.name
 
     def content(self) -> dict[str, Any]:
-        config = {name: self.defense.config[name] for name in sorted(self.defense.train_fields)}
         return {
             "dataset": self.dataset.content,
-            "defense": self.defense.content | {"config": config},
+            "defense": self.defense.limited_to(self.defense.train_fields),
             "source": self.source.key,
             "seed": self.seed,
+            "role": self.role,
         }
 
     def needs(self) -> tuple[Task, ...]:
         return (self.source,)
+
+    @property
+    def stream(self) -> tuple[Any, ...]:
+        return (self.role, self.dataset.name, self.defense.name, self.seed)
+
+    @property
+    def runs(self) -> tuple[PluginRef, ...]:
+        return (self.defense, self.source.target)
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
     """A defense ready for use: its configuration, its weights if it is trained, its seed if it is random.
 
-    `taught_by_other` tells that it was trained with another target than the one that it stands before.
+    `taught_by_other` tells that it was trained with another target than the one that it stands before;
+    `role` tells it from the copies of it that an attacker makes.
     """
 
     defense: DefenseRef
     training: TrainDefense | None = None
     seed: int | None = None
     taught_by_other: bool = False
+    role: str = "defense"
 
     @property
     def content(self) -> dict[str, Any]:
         training = self.training.key if self.training else None
-        return {"defense": self.defense.content, "training": training, "seed": self.seed}
+        seeded = {} if self.seed is None else {"seed": self.seed, "role": self.role}
+        return {"defense": self.defense.content, "training": training} | seeded
+
+    @property
+    def stream(self) -> tuple[Any, ...]:
+        """What names its random numbers."""
+        trained = None if self.training is None else self.training.seed
+        return (self.role, self.defense.name, trained if self.seed is None else self.seed)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -107,6 +133,20 @@ class Purifier:
     @cached_property
     def key(self) -> str:
         return digest([part.content for part in self.parts])
+
+    @property
+    def stream(self) -> list[tuple[Any, ...]]:
+        """What names the random numbers of its parts, in their order."""
+        return [part.stream for part in self.parts]
+
+    @property
+    def runs(self) -> tuple[PluginRef, ...]:
+        """The plugins that it is made of."""
+        return tuple(part.defense for part in self.parts)
+
+    def seed_for(self, purpose: str, dataset: DatasetRef, *more: Any) -> int:
+        """A seed for noise of this purifier, the same for every shard: noise is indexed by image."""
+        return seed_from(purpose, dataset.name, self.stream, *more)
 
     @cached_property
     def name(self) -> str:
@@ -160,7 +200,7 @@ class Purifier:
             tuple(
                 part
                 if part.defense.in_attack is None
-                else replace(part, defense=replace(part.defense, config=part.defense.in_attack))
+                else replace(part, defense=replace(part.defense, **vars(part.defense.in_attack)))
                 for part in self.parts
             )
         )
@@ -172,17 +212,10 @@ class Purifier:
     def copy(self, number: int) -> Purifier:
         """The same recipe carried out with other seeds: what an attacker can train who lacks the weights."""
 
-        def other(seed: int | None) -> int | None:
-            return None if seed is None else seed + _OTHER_SEEDS + number
-
+        role = f"copy-{number}"
         return Purifier(
             tuple(
-                replace(
-                    part,
-                    training=part.training
-                    and replace(part.training, seed=part.training.seed + _OTHER_SEEDS + number),
-                    seed=other(part.seed),
-                )
+                replace(part, training=part.training and replace(part.training, role=role), role=role)
                 for part in self.parts
             )
         )

@@ -15,7 +15,6 @@ from benchmark.tasks import (
     Effort,
     Mimic,
     Once,
-    Protocol,
     Purifier,
     Purify,
     Shard,
@@ -61,7 +60,6 @@ class Setting:
     `craft_on` is the target that the bare-target images are made on, where that is not the cell's own.
     """
 
-    protocol: Protocol
     target: TrainTarget
     purifier: Purifier
     attack: AttackRef
@@ -83,16 +81,16 @@ class Setting:
         if form == "target":
             return self.once(SurfaceSpec, form, self.craft_on or self.target)
         purifier = purifier or self.purifier
-        if form != "pipeline-answers":  # what is deployed answers as it is
+        if form != "pipeline-query":  # what is deployed answers as it is
             purifier = purifier.in_attack
         bank = mimic = None
         if isinstance(self.config, BankConfig):
-            source = (self.protocol, self.shard.dataset, purifier, self.config.bank)
-            bank = self.once(Bank, *source) if form == "bank" else None
-            mimic = self.once(Mimic, *source) if form == "pipeline-bpda-mimic" else None
+            source = (self.shard.dataset, purifier, self.config.bank)
+            bank = self.once(Bank, *source) if form == "purified-set" else None
+            mimic = self.once(Mimic, *source) if form == "pipeline-bpda-network" else None
         eot = self.config.eot if isinstance(self.config, LoopConfig) else 1
         # asking is one draw at a time, and a bank is made beforehand
-        draws = eot if purifier.stochastic and form not in ("bank", "pipeline-answers") else None
+        draws = eot if purifier.stochastic and form not in ("purified-set", "pipeline-query") else None
         return self.once(SurfaceSpec, form, self.target, purifier, draws, bank, mimic)
 
     def craft(self, form: str, start: Craft | None = None) -> Craft:
@@ -101,7 +99,7 @@ class Setting:
 
     def run_on(self, surface: SurfaceSpec, start: Craft | None = None, effort: Effort | None = None) -> Craft:
         """The attack on a surface, as hard as an effort found to be worth it."""
-        parts = (self.protocol, self.attack, surface, self.shard, self.attack_seed, start, effort)
+        parts = (self.attack, surface, self.shard, self.attack_seed, start, effort)
         return self.once(Craft, *parts)
 
     def effort(self, *surfaces: SurfaceSpec) -> Effort | None:
@@ -113,14 +111,14 @@ class Setting:
         strong = isinstance(self.config, LoopConfig) and self.config.preset == "strong"
         if not strong or not self.attack.grows:
             return None
-        return self.once(Effort, self.protocol, self.attack, surfaces, self.first, self.attack_seed)
+        return self.once(Effort, self.attack, surfaces, self.first, self.attack_seed)
 
     def candidate(self, route: str, craft: Craft | None) -> Candidate:
         return Candidate(route, craft, self.purify(craft))
 
     def purify(self, images: Craft | None, draw: str = "select") -> Purify:
         """The purification of what was crafted, or of the clean images."""
-        return self.once(Purify, self.protocol, self.purifier, self.shard, images, draw)
+        return self.once(Purify, self.purifier, self.shard, images, draw)
 
 
 class BankConfig(LoopConfig):
@@ -139,6 +137,8 @@ class Threat(ABC):
     """
 
     name: ClassVar[str]
+    version: ClassVar[int] = 1
+    """Raised when the threat judges the same cell otherwise: its results get new keys."""
     meaning: ClassVar[str]
     title: ClassVar[str]
     nested: ClassVar[tuple[str, ...]] = ()
@@ -206,7 +206,7 @@ def in_the_loop(setting: Setting, purifier: Purifier) -> list[tuple[str, Craft]]
     if setting.attack.uses == "gradients":
         forms["bpda-identity"] = "pipeline-bpda-identity"
         if isinstance(setting.config, BankConfig) and not setting.attack.trainable:
-            forms["bpda-mimic"] = "pipeline-bpda-mimic"
+            forms["bpda-mimic"] = "pipeline-bpda-network"
     surfaces = {route: setting.surface(form, purifier) for route, form in forms.items()}
     effort = setting.effort(*surfaces.values())
     return [(route, setting.run_on(surface, effort=effort)) for route, surface in surfaces.items()]

@@ -25,5 +25,5 @@ class Query(Threat):
 
     @classmethod
     def candidates(cls, setting: Setting) -> tuple[Candidate, ...]:
-        asked = setting.craft("pipeline-answers")
+        asked = setting.craft("pipeline-query")
         return (setting.candidate("clean", None), setting.candidate("asked", asked))

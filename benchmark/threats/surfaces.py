@@ -278,12 +278,12 @@ def build_surface(form: str, of: Ingredients, draws: int | None) -> MeteredSurfa
     shape = (of.num_classes, of.image_shape)
     if form == "target":
         return MeteredSurface(of.target, *shape)
-    if form == "bank" and of.bank is not None:
+    if form == "purified-set" and of.bank is not None:
         return BankSurface(of.target, *of.bank, *shape)
-    forms = {"pipeline": PipelineSurface, "pipeline-answers": AnswersSurface}
+    forms = {"pipeline": PipelineSurface, "pipeline-query": AnswersSurface}
     if of.purifier is not None and form in forms:
         return forms[form](of.target, of.purifier, draws or 1, *shape)
-    backwards = {"pipeline-bpda-identity": nn.Identity(), "pipeline-bpda-mimic": of.mimic}.get(form)
+    backwards = {"pipeline-bpda-identity": nn.Identity(), "pipeline-bpda-network": of.mimic}.get(form)
     if of.purifier is not None and backwards is not None:
         return BpdaSurface(backwards, of.target, of.purifier, draws or 1, *shape)
     kind, _, name = form.partition(":")

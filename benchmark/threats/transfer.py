@@ -48,9 +48,9 @@ class Transfer(Threat):
 
     @classmethod
     def _routes(cls, setting: Setting) -> list[tuple[str, Craft]]:
-        target, oracle = setting.target, setting.surface("pipeline-answers")
+        target, oracle = setting.target, setting.surface("pipeline-query")
         other = next((ref for ref in setting.substitutes if ref.name != target.target.name), None)
-        once, data = setting.once, (target.protocol, target.dataset)
+        once, data = setting.once, (target.dataset,)
         models: dict[str, TrainTarget] = {}
         if target.target.trainable:
             models["other-seed"] = once(TrainTarget, *data, target.target, _ROLE, target.seed)

@@ -54,7 +54,7 @@ class WhiteBox(Threat):
         if attack.takes_start:
             routes.append(("from-target-only", setting.craft("pipeline", start=target_only)))
         if attack.uses == "gradients" and not attack.trainable:
-            routes.append(("bank", setting.craft("bank")))
+            routes.append(("bank", setting.craft("purified-set")))
             names = [name for part in setting.purifier.parts for name in part.defense.surrogates]
             routes += [(name, setting.craft(f"surrogate:{name}")) for name in names]
         return tuple(setting.candidate(*route) for route in routes)

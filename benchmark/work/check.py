@@ -15,10 +15,10 @@ from benchmark.noise import Noise, StreamNoise
 from benchmark.purifier import PurifierModule
 from benchmark.tasks import Examine, NoiseSearch, Shard, Slope
 from benchmark.threats.surfaces import MeteredSurface, PipelineSurface
-from benchmark.work.score import draw, purify_seed
+from benchmark.work.score import draw
 from benchmark.work.seeding import seeded
 from benchmark.work.surface import make_surface
-from benchmark.work.workshop import Stopwatch, Workshop, address
+from benchmark.work.workshop import Stopwatch, Workshop
 
 _IMAGES = 4
 _CALLS = 3
@@ -55,7 +55,8 @@ _SCALES = (
 def examine(task: Examine, workshop: Workshop) -> None:
     """Store how far the answers of a pipeline are apart that should be the same.
 
-    `alone`, `again`, `with_gradients`: for each of a few images the mean difference of its pixels when it is
+    `batch_of_one`, `repeat_call`, `with_gradients`, `attack_call`: for each of a few images the mean
+    difference of its pixels when it is
     purified alone and not among others, at later calls, with gradients on, and as attacks ask: those on one
     stream of noise, and on with what the last call left behind. `spread`: how much the purified
     images that are taken for one class differ, over how much the clean ones of a class do. `probabilities`:
@@ -65,7 +66,7 @@ def examine(task: Examine, workshop: Workshop) -> None:
     target = workshop.target(task.target)
     purifier = workshop.purifier(task.purifier, task.shard.dataset)
     purified = workshop.tensors(task.clean)["images"].to(clean.device)
-    seed, few = purify_seed(task.clean), clean[:_IMAGES]
+    seed, few = task.clean.noise_seed, clean[:_IMAGES]
     part = Shard(task.shard.dataset, task.shard.start, task.shard.start + len(few))
 
     def one(x: Tensor, shard: Shard, *, gradients: bool = False) -> Tensor:
@@ -83,19 +84,18 @@ def examine(task: Examine, workshop: Workshop) -> None:
         with torch.no_grad():
             scores, answers = target(clean), target(purified).argmax(dim=1)
     apart = {
-        "alone": torch.maximum(_apart(alone, together), _apart(purified[: len(few)], together)),
-        "again": again,
+        "batch_of_one": torch.maximum(_apart(alone, together), _apart(purified[: len(few)], together)),
+        "repeat_call": again,
         "with_gradients": _apart(followed, together),
-        "as_attacks_ask": _beyond_chance(judged, attacked),
+        "attack_call": _beyond_chance(judged, attacked),
     }
     meta = {
         "seconds": watch.seconds,
         "images": len(clean),
         "spread": _spread(purified, answers) / max(_spread(clean, labels), 1e-12),
         "probabilities": _are_probabilities(scores) or _differ_in_last_digits(scores),
-        "task": task.content(),
     }
-    workshop.store.put_tensors(address(task), {name: x.detach().cpu() for name, x in apart.items()}, meta)
+    workshop.put_tensors(task, {name: x.detach() for name, x in apart.items()}, meta)
 
 
 def _as_attacks_ask(purifier: PurifierModule, x: Tensor, seed: int, calls: int) -> Tensor:
@@ -139,16 +139,16 @@ def _spread(images: Tensor, labels: Tensor) -> float:
 def slope(task: Slope, workshop: Workshop) -> None:
     """Store how well the gradients that attacks follow tell where the pipeline goes, for a few images.
 
-    `there`: whether the pipeline has a slope, however it is computed: its finite differences of two sizes are
-    alike; where small ones are not, as between the levels of a quantiser, larger ones may be. `followed`: the
-    best cosine that a surface's gradient has with it, over the root of that likeness, which is the most that
-    any gradient could have.
+    `has_slope`: whether the pipeline has a slope, however it is computed: its finite differences of two
+    sizes are alike; where small ones are not, as between the levels of a quantiser, larger ones may be.
+    `cosine`: the best cosine that a surface's gradient has with it, over the root of that likeness, which is
+    the most that any gradient could have.
     """
     clean, labels = workshop.clean(task.shard)
     x = _RIM + (1 - 2 * _RIM) * clean  # off the rim of the box, so that both sides of each image are in it
     there = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     followed = torch.zeros(len(x), device=x.device)
-    with Stopwatch(workshop.device) as watch, seeded(seed_from("slope", task.key)), torch.no_grad():
+    with Stopwatch(workshop.device) as watch, seeded(task.seed_for("directions")), torch.no_grad():
         surfaces = [make_surface(spec, task.shard.dataset, workshop, 0) for spec in task.surfaces]
         for scale in _SCALES:
             even, along = _told(surfaces, x, labels, scale)
@@ -156,9 +156,8 @@ def slope(task: Slope, workshop: Workshop) -> None:
             if (even >= scale.even).float().mean() >= _HALF:
                 there, followed = even >= scale.even, along / even.clamp_min(scale.even).sqrt()
                 break
-    meta = {"seconds": watch.seconds, "images": len(x), "task": task.content()}
-    found = {"there": there.cpu(), "followed": followed.cpu()}
-    workshop.store.put_tensors(address(task), found, meta)
+    found = {"has_slope": there, "cosine": followed}
+    workshop.put_tensors(task, found, {"seconds": watch.seconds, "images": len(x)})
 
 
 def _told(surfaces: list[MeteredSurface], x: Tensor, labels: Tensor, scale: _Scale) -> tuple[Tensor, Tensor]:
@@ -207,12 +206,12 @@ def search_noise(task: NoiseSearch, workshop: Workshop) -> None:
     broken = torch.zeros_like(labels, dtype=torch.bool)
     with Stopwatch(workshop.device) as watch, torch.no_grad():
         for sample in range(task.samples):
-            images = ball.random_point(Noise(seed_from("noise-search", sample), score.shard.indices))
+            images = ball.random_point(Noise(seed_from("random-search", sample), score.shard.indices))
             wrong = torch.ones_like(broken)
             for again in range(2 if score.purifier.stochastic else 1):
-                seed = seed_from("noise-search", task.key, sample, again)
+                seed = task.seed_for("random-search", sample, again)
                 purified = draw(purifier, images, seed, score.shard, decide=False)[0]
                 wrong &= target(purified).argmax(dim=1) != labels
             broken |= wrong
-    meta = {"seconds": watch.seconds, "images": len(clean), "task": task.content()}
-    workshop.store.put_tensors(address(task), {"broken": broken.cpu()}, meta)
+    found = {"misclassified": broken}
+    workshop.put_tensors(task, found, {"seconds": watch.seconds, "images": len(clean)})

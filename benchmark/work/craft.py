@@ -11,17 +11,21 @@ from torch import Tensor
 from attacks.contract import Surface
 from attacks.gradients import loss_gradient, margin
 from benchmark.errors import BudgetError, PluginError, told
-from benchmark.keys import seed_from
 from benchmark.noise import Noise
 from benchmark.tasks import Craft, Probe
 from benchmark.work.effort import craft_with_effort
 from benchmark.work.seeding import seeded
 from benchmark.work.surface import make_surface
-from benchmark.work.workshop import Stopwatch, Workshop, address
+from benchmark.work.workshop import Stopwatch, Workshop
 
 _NEARBY = 1e-4
 
 _ROUNDING = 1e-6
+
+
+def craft_alone(task: Craft, workshop: Workshop) -> None:
+    """Run one attack and store its images."""
+    craft([task], workshop)
 
 
 def craft(tasks: Sequence[Craft], workshop: Workshop) -> None:
@@ -33,13 +37,13 @@ def craft(tasks: Sequence[Craft], workshop: Workshop) -> None:
     first = tasks[0]
     clean, labels = workshop.clean(first.shard)
     attacks = [workshop.attack(task) for task in tasks]
-    noises = [Noise(task.noise_seed, task.shard.indices) for task in tasks]
-    # The seed of a shared call must not depend on which of its members were missing.
-    call = first.sweep or first.key
-    surface = make_surface(first.surface, first.shard.dataset, workshop, seed_from("surface", call))
+    noises = [Noise(task.seed_for("noise"), task.shard.indices) for task in tasks]
+    # What libraries and random purifiers draw depends on the order of calls, so each shard has its own seed.
+    seeds = [first.seed_for(purpose, first.shard.start) for purpose in ("surface", "libraries")]
+    surface = make_surface(first.surface, first.shard.dataset, workshop, seeds[0])
     surface.allowed = workshop.budget * len(clean)
     passes = surface.meter
-    with seeded(seed_from("libraries", call)), Stopwatch(workshop.device) as watch:
+    with seeded(seeds[1]), Stopwatch(workshop.device) as watch:
         try:
             if first.effort is not None:
                 images, passes = craft_with_effort(first, workshop, attacks[0])
@@ -62,9 +66,8 @@ def craft(tasks: Sequence[Craft], workshop: Workshop) -> None:
         _check(task, images, clean)
     surface.allowed = float("inf")
     for task, images in zip(tasks, found, strict=True):
-        tensors = {"images": images, "lead": _lead(surface, images, labels)}
-        meta = {"seconds": watch.seconds, "images": len(clean), "task": task.content()} | meter
-        workshop.store.put_tensors(address(task), tensors, meta)
+        tensors = {"images": images, "relative_margin": _lead(surface, images, labels)}
+        workshop.put_tensors(task, tensors, {"seconds": watch.seconds, "images": len(clean)} | meter)
 
 
 def _lead(surface: Surface, images: Tensor, labels: Tensor) -> Tensor:
@@ -80,21 +83,21 @@ def _lead(surface: Surface, images: Tensor, labels: Tensor) -> Tensor:
 def probe(task: Probe, workshop: Workshop) -> None:
     """Store, for each clean image, the largest absolute input gradient of the surface; 0 if it is no number.
 
-    `moves` tells whether the scores change with the image at all: where they do not, as between the steps of
-    a quantiser, a gradient of zero is the true one. `stable` is of the loss that our attacks follow, `plain`
-    of the cross-entropy as libraries compute it, which is zero in float32 where the classifier is sure.
+    `responds` tells whether the scores change with the image at all: where they do not, as between the steps
+    of a quantiser, a gradient of zero is the true one. `stable` is of the loss that our attacks follow,
+    `plain` of the cross-entropy as libraries compute it, which is zero in float32 where the classifier is sure.
     """
     clean, labels = workshop.clean(task.shard)
-    surface = make_surface(task.surface, task.shard.dataset, workshop, seed_from("probe", task.key))
+    surface = make_surface(task.surface, task.shard.dataset, workshop, task.seed_for("surface"))
     with Stopwatch(workshop.device) as watch:
         gradients = {
             "stable": loss_gradient(surface, clean, labels)[0],
             "plain": _plain(surface, clean, labels),
         }
-        moves = _moves(surface, clean, Noise(seed_from("moves", task.key), task.shard.indices))
+        moves = _moves(surface, clean, Noise(task.seed_for("nearby"), task.shard.indices))
     largest = {name: gradient.abs().flatten(1).amax(dim=1) for name, gradient in gradients.items()}
-    meta = {"seconds": watch.seconds, "images": len(clean), "task": task.content()}
-    workshop.store.put_tensors(address(task), largest | {"moves": moves}, meta)
+    meta = {"seconds": watch.seconds, "images": len(clean)}
+    workshop.put_tensors(task, largest | {"responds": moves}, meta)
 
 
 def _moves(surface: Surface, x: Tensor, noise: Noise) -> Tensor:

@@ -20,7 +20,7 @@ from benchmark.tasks import Craft, Effort, SurfaceSpec
 from benchmark.threats.surfaces import Meter, MeteredSurface
 from benchmark.work.seeding import seeded
 from benchmark.work.surface import make_surface
-from benchmark.work.workshop import Stopwatch, Workshop, address
+from benchmark.work.workshop import Stopwatch, Workshop
 
 LEVELS = (1, 2, 4, 8)
 """How many times as many steps, restarts and draws."""
@@ -35,11 +35,11 @@ def find_effort(task: Effort, workshop: Workshop) -> None:
     all of them, once one surface or another has broken the rest.
 
     `levels`: of the surfaces in turn, that level or the highest there is. `errors`: of each level tried, for
-    each surface. `converged`: whether every surface came to that. `agree`: whether on each surface the losses
-    that the attack can follow break equally many images, as far as a paired exact test at p < 0.01 can tell;
-    where next to nothing is left, they do.
+    each surface. `converged`: whether every surface came to that. `losses_agree`: whether on each surface the
+    losses that the attack can follow break equally many images, as far as a paired exact test at p < 0.01 can
+    tell; where next to nothing is left, they do.
     """
-    bench = _Bench(task, workshop, seed_from("effort", task.key))
+    bench = _Bench(task, workshop, task.seed_for("search"))
     losses = workshop.new_attack(task.attack, task.shard.dataset).losses()
     searches = [_Search(bench, surface, losses) for surface in task.surfaces]
     allowed = max(0.01, 1 / len(bench.labels)) + 1e-9
@@ -56,11 +56,11 @@ def find_effort(task: Effort, workshop: Workshop) -> None:
         "levels": [search.level(allowed) for search in searches],
         "errors": [search.errors for search in searches],
         "converged": left() <= allowed or all(search.settled(allowed) for search in searches),
-        "agree": left() <= allowed or all(search.agree for search in searches),
+        "losses_agree": left() <= allowed or all(search.agree for search in searches),
     }
-    meta = {"seconds": watch.seconds, "images": len(bench.labels), "task": task.content()}
+    meta = {"seconds": watch.seconds, "images": len(bench.labels)}
     broken = torch.stack([search.broken for search in searches]).cpu()
-    workshop.store.put_tensors(address(task), {"broken": broken}, found | meta | vars(bench.meter))
+    workshop.put_tensors(task, {"misclassified": broken}, found | meta | vars(bench.meter))
 
 
 class _Search:
@@ -118,7 +118,7 @@ def craft_with_effort(task: Craft, workshop: Workshop, attack: Attack[Any]) -> t
     assert task.effort is not None
     place = [surface.key for surface in task.effort.surfaces].index(task.surface.key)
     highest = workshop.meta(task.effort)["levels"][place]
-    bench = _Bench(task, workshop, task.noise_seed)
+    bench = _Bench(task, workshop, task.seed_for("noise"))
     images = bench.clean.clone()
     margins = torch.full((len(images),), float("-inf"), device=images.device)
     for level in LEVELS[: LEVELS.index(highest) + 1]:
@@ -154,7 +154,7 @@ class _Bench:
     def run(self, on: SurfaceSpec, attack: Attack[Any], level: int, places: Tensor) -> tuple[Tensor, Tensor]:
         """Images at these places, and their margins as the surface tells them on another call."""
         self._runs += 1
-        seed = seed_from(self.seed, level, self._runs)
+        seed = seed_from("run", self.seed, level, self._runs)
         indices = self.task.shard.indices
         noise = Noise(seed, [indices[place] for place in places.tolist()])
         surface = self._surface(on, level, seed)

@@ -8,14 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from benchmark.keys import seed_from
 from benchmark.noise import Noise
 from benchmark.purifier import PurifierModule
 from benchmark.tasks import Mimic
 from benchmark.threats.mimic import MimicNet
 from benchmark.work.seeding import seeded
 from benchmark.work.surface import balanced
-from benchmark.work.workshop import Stopwatch, Workshop, address
+from benchmark.work.workshop import Stopwatch, Workshop
 
 _STEPS = 300
 _BATCH = 50
@@ -30,36 +29,34 @@ def teach(task: Mimic, workshop: Workshop) -> None:
     """Store the weights of a net that gives back, for noisy training images, about what the purifier does.
 
     A random purifier shows one draw of each image, so that the net comes to the mean of its draws.
-    `unexplained`: the squared error that is left on some of them, over that of the identity.
+    `unexplained_error`: the squared error that is left on some of them, over that of the identity.
     """
     purifier = workshop.purifier(task.purifier, task.dataset)
     data = workshop.training_data(task.dataset)
     chosen = balanced(data.train.labels, task.count)
     chosen = chosen[:: max(1, len(chosen) // task.count)]  # of a thousand classes every other one will do
-    with Stopwatch(workshop.device) as watch, seeded(seed_from("mimic", task.key)):
-        pairs = [_shown(purifier, data.take(part)[0], part.tolist()) for part in chosen.split(_BATCH)]  # type: ignore[no-untyped-call]
+    with Stopwatch(workshop.device) as watch, seeded(task.seed_for("init")):
+        seeds = task.seed_for("images"), task.seed_for("draw")
+        pairs = [_shown(purifier, data.take(part)[0], part.tolist(), seeds) for part in chosen.split(_BATCH)]  # type: ignore[no-untyped-call]
         images, purified = (torch.cat(side) for side in zip(*pairs, strict=True))
         del pairs
         net = _taught(images, purified)
         some, done = images[:_BATCH], purified[:_BATCH]
         with torch.no_grad():
             left = mse_loss(net(some), done) / mse_loss(some, done).clamp_min(1e-12)
-    meta = {
-        "seconds": watch.seconds,
-        "images": len(chosen),
-        "unexplained": float(left),
-        "task": task.content(),
-    }
+    meta = {"seconds": watch.seconds, "images": len(chosen), "unexplained_error": float(left)}
     weights = {name: tensor.cpu() for name, tensor in net.state_dict().items()}
-    workshop.store.put_tensors(address(task), weights, meta)
+    workshop.put_tensors(task, weights, meta)
 
 
-def _shown(purifier: PurifierModule, images: Tensor, indices: list[int]) -> tuple[Tensor, Tensor]:
+def _shown(
+    purifier: PurifierModule, images: Tensor, indices: list[int], seeds: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
     """The images with noise on them, from none to loud, and what the purifier makes of these."""
-    noise = Noise(seed_from("mimic-images"), indices)
+    noise = Noise(seeds[0], indices)
     loud = _LOUDEST * noise.uniform_like(images[:, :1, :1, :1])
     noisy = (images + loud * noise.normal_like(images)).clamp(0, 1)
-    purifier.noise = Noise(seed_from("mimic-draw"), indices)
+    purifier.noise = Noise(seeds[1], indices)
     purifier.forget()
     with torch.no_grad():
         return noisy, purifier(noisy)

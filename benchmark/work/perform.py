@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from functools import cache
+from pathlib import Path
 from typing import Any
 
-from benchmark.code import normalised, release
-from benchmark.errors import PluginError
-from benchmark.keys import digest
+from benchmark.code import fingerprint
 from benchmark.tasks import (
     Bank,
     Craft,
@@ -18,7 +17,6 @@ from benchmark.tasks import (
     Mimic,
     NoiseSearch,
     Probe,
-    Protocol,
     Purify,
     Score,
     Slope,
@@ -28,13 +26,8 @@ from benchmark.tasks import (
     TrainSubstitute,
     TrainTarget,
 )
-from benchmark.work import check, craft, effort, mimic, score, substitute, surface, train
+from benchmark.work import check, craft, effort, external, mimic, score, substitute, surface, train
 from benchmark.work.workshop import Workshop
-
-
-def _gone(task: Handed, workshop: Workshop) -> None:
-    raise PluginError(f"images handed in from {task.origin} are not in the store: hand them in again")
-
 
 _WORK: dict[type[Task], Callable[[Any, Workshop], None]] = {
     TrainTarget: train.train_target,
@@ -44,9 +37,9 @@ _WORK: dict[type[Task], Callable[[Any, Workshop], None]] = {
     Bank: surface.fill_bank,
     Mimic: mimic.teach,
     Effort: effort.find_effort,
-    Handed: _gone,
+    Handed: external.missing_images,
     Probe: craft.probe,
-    Craft: lambda task, workshop: craft.craft([task], workshop),
+    Craft: craft.craft_alone,
     Purify: score.purify,
     Score: score.score,
     Examine: check.examine,
@@ -69,73 +62,8 @@ def perform_sweep(tasks: list[Craft], workshop: Workshop) -> None:
     craft.craft(tasks, workshop)
 
 
-_TRAINING = ("benchmark/work/train.py", "benchmark/work/seeding.py")
-_SURFACES = (
-    "benchmark/work/surface.py",
-    "benchmark/threats/surfaces.py",
-    "benchmark/noise.py",
-    "benchmark/purifier.py",
-    "attacks/gradients.py",
-)
-_MIMIC = "benchmark/threats/mimic.py"
-_CRAFTING = (
-    "benchmark/work/craft.py",
-    _MIMIC,
-    "benchmark/work/seeding.py",
-    *_SURFACES,
-)
-_CHECKING = (
-    "benchmark/work/check.py",
-    "benchmark/work/score.py",
-    "benchmark/work/seeding.py",
-    "attacks/ball.py",
-    _MIMIC,
-    *_SURFACES,
-)
-_SCORING = (
-    "benchmark/work/score.py",
-    "benchmark/work/seeding.py",
-    "benchmark/purifier.py",
-    "benchmark/noise.py",
-)
-
-_CODE: dict[str, tuple[str, ...]] = {
-    "train-target": _TRAINING,
-    "train-defense": _TRAINING,
-    "train-attack": (*_TRAINING, *_SURFACES),
-    "train-substitute": ("benchmark/work/substitute.py", *_TRAINING, *_SURFACES),
-    "bank": _SURFACES,
-    "mimic": ("benchmark/work/mimic.py", "benchmark/work/seeding.py", _MIMIC, *_SURFACES),
-    "handed": (),
-    "probe": _CRAFTING,
-    "effort": ("benchmark/work/effort.py", "benchmark/stats.py", *_CRAFTING),
-    "craft": _CRAFTING,
-    "purify": _SCORING,
-    "examine": _CHECKING,
-    "slope": _CHECKING,
-    "noise-search": _CHECKING,
-    "score": (*_SCORING, "benchmark/metrics.py", "attacks/gradients.py"),
-}
-"""The harness's own files that each kind of result depends on.
-
-A craft with an effort rests on its key, and so on the code that finds efforts.
-"""
-
-_LIBRARIES = ("torchmetrics",)
-"""Libraries that the harness measures with."""
-
-
-@cache
-def protocol() -> Protocol:
-    """The harness's part in every key: what this release of it does for each kind of task."""
-    from pathlib import Path
-
-    import attacks
-    import benchmark
-
-    roots = {"benchmark": Path(benchmark.__file__).parent, "attacks": Path(attacks.__file__).parent}
-    code = {}
-    for kind, files in _CODE.items():
-        paths = [roots[file.partition("/")[0]] / file.partition("/")[2] for file in files]
-        code[kind] = digest([normalised(path) for path in paths] + [release(name) for name in _LIBRARIES])
-    return Protocol(code)
+def code_of(task: Task) -> str:
+    """The fingerprint of the code that does this kind of task, and of all that it imports."""
+    module = sys.modules[_WORK[type(task)].__module__]
+    assert module.__file__ is not None
+    return fingerprint(Path(module.__file__), module.__name__)

@@ -11,12 +11,11 @@ from torch import Tensor
 from attacks.gradients import margin
 from benchmark import metrics
 from benchmark.errors import PluginError
-from benchmark.keys import seed_from
 from benchmark.noise import Noise
 from benchmark.purifier import PurifierModule
 from benchmark.tasks import Candidate, Craft, Purify, Score, Shard
 from benchmark.work.seeding import seeded
-from benchmark.work.workshop import Stopwatch, Workshop, address
+from benchmark.work.workshop import Stopwatch, Workshop
 
 TOLERANCE = 1e-6
 """How far float32 rounding may carry an image out of its ball or of the box."""
@@ -38,7 +37,7 @@ def purify(task: Purify, workshop: Workshop) -> None:
     """
     images = workshop.images(task.images, task.shard)
     purifier = workshop.purifier(task.purifier, task.shard.dataset)
-    seed = purify_seed(task)
+    seed = task.noise_seed
     with Stopwatch(workshop.device) as watch:
         purified, decided = draw(purifier, images, seed, task.shard)
     if task.images is None and not task.purifier.stochastic:
@@ -54,14 +53,14 @@ def purify(task: Purify, workshop: Workshop) -> None:
         attacked, _ = draw(purifier, images, seed, task.shard, decide=False)
         if (attacked - purified).abs().max().item() > _SAME:
             raise PluginError(f"defense {task.label}: purify_and_decide() gives other images than purify()")
-    meta = {"seconds": watch.seconds, "images": len(images), "task": task.content()}
+    meta = {"seconds": watch.seconds, "images": len(images)}
     tensors = {"images": purified} | ({} if decided is None else {"decided": decided})
-    workshop.store.put_tensors(address(task), tensors, meta)
+    workshop.put_tensors(task, tensors, meta)
 
 
 def _repeats(purifier: PurifierModule, purified: Tensor, images: Tensor, task: Purify) -> bool:
     """Whether another draw is the same for each image; most defenses show in a few that it is not."""
-    shard, seed = task.shard, purify_seed(task) + 1
+    shard, seed = task.shard, task.noise_seed + 1
     for stop in (min(_FEW, len(images)), len(images)):
         part = Shard(shard.dataset, shard.start, shard.start + stop)
         if not torch.equal(draw(purifier, images[:stop], seed, part)[0], purified[:stop]):
@@ -87,12 +86,6 @@ def draw(
     purifier.forget()  # what an earlier purification saw must not help this one
     with torch.set_grad_enabled(gradients), seeded(seed):
         return purifier.purify_and_decide(images) if decide else (purifier(images), None)
-
-
-def purify_seed(task: Purify) -> int:
-    """The seed of its noise, the same for every shard: noise is indexed by image."""
-    images = task.images.noise_seed if task.images else "clean"
-    return seed_from("purify", task.purifier.key, images, task.draw)
 
 
 def score(task: Score, workshop: Workshop) -> None:
@@ -144,9 +137,8 @@ def score(task: Score, workshop: Workshop) -> None:
         "costs": _costs(task, workshop),
         "routes": chosen.found,
         "contradicted": chosen.contradicted,
-        "task": task.content(),
     }
-    workshop.store.put_table(address(task), pyarrow.table(rows), meta)
+    workshop.put_table(task, pyarrow.table(rows), meta)
 
 
 def _verdict(judge: str, predictions: list[Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -244,7 +236,7 @@ def _choose(
             chosen.loop_wrong |= found > 0
         chosen.found[candidate.route] = int((found > 0).sum())
         if isinstance(candidate.craft, Craft) and _is_the_pipeline(task, candidate.craft):
-            lead = workshop.tensors(candidate.craft)["lead"].to(found.device)
+            lead = workshop.tensors(candidate.craft)["relative_margin"].to(found.device)
             chosen.contradicted += int(((lead > _CLEARLY) & (found <= 0)).sum())
         better = found > chosen.margins
         if task.attack.norm is not None and task.attack.eps is None:
@@ -290,9 +282,10 @@ def _check_ball(task: Score, candidate: Candidate, images: Tensor, clean: Tensor
 
 
 def _fresh(
-    task: Score, purifier: PurifierModule, images: Tensor, purpose: str
+    task: Score, purifier: PurifierModule, images: Tensor, number: str
 ) -> tuple[Tensor, Tensor | None]:
-    seed = seed_from(purpose, task.purifier.key, task.attack.content)
+    """One more draw: the same noise as that draw of the clean images."""
+    seed = task.purifier.seed_for("purify", task.shard.dataset, number)
     return draw(purifier, images, seed, task.shard)
 
 

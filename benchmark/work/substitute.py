@@ -10,13 +10,12 @@ from torch import Tensor, nn
 
 from attacks.contract import Surface
 from benchmark.datasets.contract import TensorSplit, TrainingData
-from benchmark.keys import seed_from
 from benchmark.noise import Noise
 from benchmark.plugin import NoCheckpoints
 from benchmark.tasks import TrainSubstitute
 from benchmark.work.seeding import seeded
 from benchmark.work.surface import make_surface
-from benchmark.work.workshop import Stopwatch, Workshop, address
+from benchmark.work.workshop import Stopwatch, Workshop
 
 _FIRST_IMAGES = 150
 _ROUNDS = 5
@@ -30,12 +29,12 @@ def train_substitute(task: TrainSubstitute, workshop: Workshop) -> None:
     The attacker's images are the validation images: the target has not learned from them.
     """
     data = workshop.training_data(task.dataset)
-    surface = make_surface(task.oracle, task.dataset, workshop, seed_from("oracle", task.key))
-    with seeded(seed_from("init", task.key)), Stopwatch(workshop.device) as watch:
+    surface = make_surface(task.oracle, task.dataset, workshop, task.seed_for("oracle"))
+    with seeded(task.seed_for("init")), Stopwatch(workshop.device) as watch:
         model: Any = workshop.new_target(task).to(workshop.device)
         model.checkpoints = NoCheckpoints()  # what it learns from next follows from its weights now
         model.reporter = lambda done, total, figures: workshop.on_training(task, done, total, figures)
-        student = _Student(model, data, surface, torch.Generator().manual_seed(seed_from("fit", task.key)))
+        student = _Student(model, data, surface, torch.Generator().manual_seed(task.seed_for("fit")))
         images = data.validation.take(torch.arange(len(data.validation))).to(workshop.device)
         if task.how == "jacobian":
             student.explore(images[:_FIRST_IMAGES])
@@ -49,9 +48,8 @@ def train_substitute(task: TrainSubstitute, workshop: Workshop) -> None:
         "curve": [],
         "queries": student.queries,
         "validation_error": _error(model, data),
-        "task": task.content(),
     }
-    workshop.store.put_tensors(address(task), model.state_dict(), meta)
+    workshop.put_tensors(task, model.state_dict(), meta)
 
 
 @dataclass

@@ -10,7 +10,7 @@ from benchmark.refs import DatasetRef
 from benchmark.tasks import Bank, SurfaceSpec
 from benchmark.threats.mimic import MimicNet
 from benchmark.threats.surfaces import Ingredients, MeteredSurface, build_surface
-from benchmark.work.workshop import Stopwatch, Workshop, address
+from benchmark.work.workshop import Stopwatch, Workshop
 
 _BATCH = 100
 
@@ -49,15 +49,14 @@ def fill_bank(task: Bank, workshop: Workshop) -> None:
     purifier = workshop.purifier(task.purifier, task.dataset)
     data = workshop.training_data(task.dataset)
     chosen = balanced(data.train.labels, task.count)
-    made = []
+    seed, made = task.seed_for("purify"), []
     with torch.no_grad(), Stopwatch(workshop.device) as watch:
         for part in chosen.split(_BATCH):  # type: ignore[no-untyped-call]
-            purifier.noise = Noise(0, part.tolist())
+            purifier.noise = Noise(seed, part.tolist())
             purifier.forget()
             made.append(purifier(data.take(part)[0]).cpu())
     tensors = {"images": torch.cat(made), "labels": data.train.labels[chosen]}
-    meta = {"seconds": watch.seconds, "images": len(chosen), "task": task.content()}
-    workshop.store.put_tensors(address(task), tensors, meta)
+    workshop.put_tensors(task, tensors, {"seconds": watch.seconds, "images": len(chosen)})
 
 
 def balanced(labels: torch.Tensor, count: int) -> torch.Tensor:

@@ -13,15 +13,14 @@ from torch import Tensor
 
 from benchmark.datasets.contract import TrainingData
 from benchmark.errors import PluginError, UserError
-from benchmark.keys import seed_from
 from benchmark.plugin import NoCheckpoints, Plugin
 from benchmark.store import Address, Store
-from benchmark.tasks import TrainAttack, TrainDefense, TrainTarget
+from benchmark.tasks import SHARD_SIZE, TrainAttack, TrainDefense, TrainTarget
 from benchmark.training import not_finite, weights_digest
 from benchmark.work.given import answers, try_out
 from benchmark.work.seeding import seeded
 from benchmark.work.surface import make_surface
-from benchmark.work.workshop import Stopwatch, Training, Workshop, address
+from benchmark.work.workshop import Stopwatch, Training, Workshop
 
 
 def train_target(task: TrainTarget, workshop: Workshop) -> None:
@@ -30,7 +29,7 @@ def train_target(task: TrainTarget, workshop: Workshop) -> None:
     if not task.target.trainable:
         _take_given(task, data, workshop)
         return
-    with seeded(seed_from("init", task.key)), Stopwatch(workshop.device) as watch:
+    with seeded(task.seed_for("init")), Stopwatch(workshop.device) as watch:
         model = workshop.new_target(task).to(workshop.device).train()
         checkpoints = _attend(model, task, workshop)
         with checkpoints:
@@ -56,14 +55,13 @@ def _take_given(task: TrainTarget, data: TrainingData, workshop: Workshop) -> No
         "weights": weights_digest(model),
         "validation_error": _validation_error(model, data, task),
     }
-    said = {"answers": answers(model, workshop.device)}
-    workshop.store.put_tensors(address(task), said, meta | {"task": task.content()})
+    workshop.put_tensors(task, {"reference_logits": answers(model, workshop.device)}, meta)
 
 
 def _validation_error(model: torch.nn.Module, data: TrainingData, task: TrainTarget) -> float | None:
     wrong = total = 0
     with torch.no_grad():
-        for images, labels in data.validation_batches(task.protocol.shard_size):
+        for images, labels in data.validation_batches(SHARD_SIZE):
             wrong += int((model(images).argmax(dim=1) != labels).sum())
             total += len(labels)
     return wrong / total if total else None
@@ -74,7 +72,7 @@ def train_defense(task: TrainDefense, workshop: Workshop) -> None:
     data = workshop.training_data(task.dataset)
     source = copy.deepcopy(workshop.target(task.source))  # what fit() does to it reaches nobody else
     _check_classes(source, task.source, data)
-    with seeded(seed_from("init", task.key)), Stopwatch(workshop.device) as watch:
+    with seeded(task.seed_for("init")), Stopwatch(workshop.device) as watch:
         defense = workshop.new_defense(task.defense, task.dataset).to(workshop.device).train()
         checkpoints = _attend(defense, task, workshop)
         with checkpoints:
@@ -87,8 +85,8 @@ def train_defense(task: TrainDefense, workshop: Workshop) -> None:
 def train_attack(task: TrainAttack, workshop: Workshop) -> None:
     """Train an attack against its surface and store its weights."""
     data = workshop.training_data(task.dataset)
-    surface = make_surface(task.surface, task.dataset, workshop, seed_from("surface", task.key))
-    with seeded(seed_from("init", task.key)), Stopwatch(workshop.device) as watch:
+    surface = make_surface(task.surface, task.dataset, workshop, task.seed_for("surface"))
+    with seeded(task.seed_for("init")), Stopwatch(workshop.device) as watch:
         attack: Any = workshop.new_attack(task.attack, task.dataset)
         attack.to(workshop.device).train()
         checkpoints = _attend(attack, task, workshop)
@@ -169,7 +167,7 @@ def _when(done: int, total: int, figures: Mapping[str, float]) -> str:
 
 
 def _generator(task: Training) -> torch.Generator:
-    return torch.Generator().manual_seed(seed_from("fit", task.key))
+    return torch.Generator().manual_seed(task.seed_for("fit"))
 
 
 def _check_classes(classifier: torch.nn.Module, task: TrainTarget, data: TrainingData) -> None:
@@ -189,4 +187,4 @@ def _check_weights(module: torch.nn.Module, task: Training, reached: str) -> Non
 
 
 def _save(module: torch.nn.Module, task: Training, workshop: Workshop, meta: dict[str, Any]) -> None:
-    workshop.store.put_tensors(address(task), module.state_dict(), meta | {"task": task.content()})
+    workshop.put_tensors(task, module.state_dict(), meta)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from attacks.contract import Attack
 from benchmark.datasets.contract import Dataset, Splits, TrainingData
 from benchmark.errors import PluginError, UserError
-from benchmark.keys import digest, seed_from
+from benchmark.files import digest_of_file
+from benchmark.keys import digest
 from benchmark.purifier import PurifierModule
 from benchmark.refs import DatasetRef, PluginRef
 from benchmark.registry import Registry
@@ -22,6 +23,7 @@ from benchmark.store import Address, Store
 from benchmark.tasks import Craft, Handed, Purifier, Shard, Task, TrainAttack, TrainDefense, TrainTarget
 from benchmark.training import weights_digest
 from benchmark.work.given import answers, are_the_same
+from benchmark.work.provenance import Difference, Provenance, Reuse
 from benchmark.work.recent import Recent
 from benchmark.work.seeding import seeded
 from defenses.contract import Defense
@@ -52,6 +54,8 @@ class Workshop:
         perform: Does a task again whose result was lost or damaged.
         budget: Passes for each image, forwards and backwards, that an attack may ask of its surface.
         trusted: Files, as resolved paths, that may run code when a classifier is read from them.
+        provenance: Tells what results are made with.
+        reuse: Which stored results count.
     """
 
     def __init__(
@@ -62,14 +66,18 @@ class Workshop:
         device: torch.device,
         on_training: OnTraining,
         perform: Callable[[Task, Workshop], None],
+        provenance: Provenance,
         budget: float = float("inf"),
         trusted: frozenset[Path] = frozenset(),
+        reuse: Reuse = "any",
     ) -> None:
         self.registry = registry
         self.store = store
         self.device = device
         self.on_training = on_training
         self.budget = budget
+        self.reuse = reuse
+        self._provenance = provenance
         self._trusted = trusted
         self._perform = perform
         self._data = data
@@ -86,7 +94,11 @@ class Workshop:
     def plugin(self, kind: str, ref: PluginRef) -> tuple[type[Any], Any]:
         """The class of a plugin and its typed configuration."""
         cls = self.registry.get(kind, ref.name).load()
-        return cls, cls.config_type()(**ref.config)
+        for name, declared in ref.files.items():
+            if digest_of_file(declared.path) != declared.sha256:
+                raise PluginError(f"{kind} {ref.name}: the file of {name} has changed since the run began")
+        paths = {name: str(declared.path) for name, declared in ref.files.items()}
+        return cls, cls.config_type()(**{**ref.config, **paths})
 
     def dataset(self, ref: DatasetRef) -> Dataset[Any]:
         """An opened data set, for its shape and class names."""
@@ -135,6 +147,22 @@ class Workshop:
         """The metadata of a stored result."""
         return self._read(task, self.store.meta)  # type: ignore[no-any-return]
 
+    def put_tensors(self, task: Task, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Store the result of a task, with what it was made of and with."""
+        self.store.put_tensors(address(task), tensors, self._noted(task, meta))
+
+    def put_table(self, task: Task, table: Any, meta: Mapping[str, Any]) -> None:
+        """Store the result of a task that is a pyarrow table, with what it was made of and with."""
+        self.store.put_table(address(task), table, self._noted(task, meta))
+
+    def _noted(self, task: Task, meta: Mapping[str, Any]) -> dict[str, Any]:
+        return {**meta, "task": task.content(), "made": self._provenance.of(task)}
+
+    def difference(self, task: Task) -> Difference | None:
+        """How the making of a stored result differs from now; None where there is no result any more."""
+        meta = self.store.meta(address(task))
+        return None if meta is None else self._provenance.difference(task, meta.get("made") or {})
+
     def _read(self, task: Task, get: Callable[[Address], Any]) -> Any:
         stored = get(address(task))
         if stored is None:
@@ -166,7 +194,7 @@ class Workshop:
             raise PluginError(str(error)) from error
         if found != task.target.rests_on:
             raise PluginError(f"{model.origin} has changed since the run began")
-        with seeded(seed_from("init", task.key)):  # a factory may leave weights to chance
+        with seeded(task.seed_for("init")):  # a factory may leave weights to chance
             model.load(self._trusted)
         return model.to(self.device).requires_grad_(False).eval()
 
@@ -227,7 +255,7 @@ class Workshop:
         return module.eval()
 
     def _given(self, task: TrainTarget) -> nn.Module:
-        known, said = self.meta(task)["weights"], self.tensors(task)["answers"]
+        known, said = self.meta(task)["weights"], self.tensors(task)["reference_logits"]
         model = self.given_target(task)
         if weights_digest(model) != known or not are_the_same(answers(model, self.device), said.cpu()):
             raise PluginError(f"{task.label} has other weights than when its results in the store were made")

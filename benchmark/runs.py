@@ -257,7 +257,7 @@ def run_again(
 
 def _home(run: Path, about: Mapping[str, Any]) -> Path | None:
     """Where the grid of a run lay, if the run says so; from there the paths in it are seen."""
-    folder = about.get("folder")
+    folder = about.get("grid_folder")
     return (run / folder).resolve() if isinstance(folder, str) else None
 
 
@@ -369,7 +369,7 @@ def _run_json(prepared: Prepared, out: Path) -> dict[str, Any]:
         "schema": SCHEMA,
         "name": prepared.grid.name,
         "grid": prepared.grid.data,
-        "folder": os.path.relpath(prepared.grid.folder, out.resolve()),
+        "grid_folder": os.path.relpath(prepared.grid.folder, out.resolve()),
         "only": {name: sorted(values) for name, values in prepared.only.items()},
         "sanity": prepared.sanity,
         "plugins": dict(prepared.plugins),

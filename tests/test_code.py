@@ -165,9 +165,10 @@ def test_the_code_of_the_harness_counts_where_it_is_installed_and_other_librarie
     assert found[True, 1] != found[True, 2]
 
 
-def test_another_release_of_an_imported_library_changes_the_fingerprint(
+def test_another_release_of_a_library_changes_no_fingerprint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Releases are noted with each result, and name none."""
     library = f"toylibrary{next(_NUMBERS)}"
     info = tmp_path / f"{library}-1.dist-info"
     info.mkdir()
@@ -175,14 +176,64 @@ def test_another_release_of_an_imported_library_changes_the_fingerprint(
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {library}\nVersion: 1\n")
     (tmp_path / f"{library}.py").write_text("")
     monkeypatch.syspath_prepend(str(tmp_path))
-
-    using, without = tmp_path / "using.py", tmp_path / "without.py"
+    using = tmp_path / "using.py"
     using.write_text(f"import {library}\n")
-    without.write_text("import math\n")
-    before = _fingerprint(using), _fingerprint(without)
+    before = _fingerprint(using)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {library}\nVersion: 2\n")
-    assert _fingerprint(using) != before[0]
-    assert _fingerprint(without) == before[1]
+    (tmp_path / f"{library}.py").write_text("changed = True\n")
+    assert _fingerprint(using) == before
+
+
+def test_of_an_own_plugin_its_own_files_count_and_versions_of_what_it_imports(
+    package: Path, tmp_path: Path
+) -> None:
+    (package / "net.py").write_text("WIDTH = 8\n")
+    plugin = tmp_path / "mine.py"
+    plugin.write_text(
+        f"from {package.name} import net\nfrom defenses.ape_gan import ApeGan\n\nclass Mine(ApeGan): ...\n"
+    )
+
+    def own() -> str:
+        code.own_fingerprint.cache_clear()
+        return code.own_fingerprint(plugin, "bench_plugin_mine")
+
+    before = own()
+    (package / "net.py").write_text("WIDTH = 16\n")
+    assert own() != before
+    assert code.versions_used(plugin, "bench_plugin_mine") == {}
+
+
+def test_versions_that_a_module_states_are_read_without_importing_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "stated.py").write_text(
+        textwrap.dedent(
+            """
+            raise SystemExit("never imported")
+
+            @defense("toy")
+            class Toy(Defense[Config]):
+                version: ClassVar[int] = 3
+
+            class Craft(Task):
+                kind = "craft"
+                version = 2
+
+            class BlackBox(Threat):
+                name = "black-box"
+
+            class WhiteBox(Threat):
+                name = "white-box"
+                version = 4
+            """
+        )
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(code, "PROJECT_PACKAGES", frozenset({"stated"}))
+    plugin = tmp_path / "using.py"
+    plugin.write_text("import stated\n")
+    stated = {"defense toy": 3, "task craft": 2, "threat white-box": 4}
+    assert code.versions_used(plugin, "bench_plugin_using") == stated
 
 
 def _installed(folder: Path, name: str, version: str, *, record: str = "", top_level: str = "") -> None:

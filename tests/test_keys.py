@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmark.keys import canonical, digest, seed_from
-from benchmark.refs import AttackRef, DatasetRef, DefenseRef, PluginRef
+from benchmark.refs import AttackRef, DatasetRef, DeclaredFile, DefenseRef, Parameters, TargetRef
 from benchmark.tasks import (
     Candidate,
     Craft,
     Part,
     Probe,
-    Protocol,
     Purifier,
     Purify,
     Score,
@@ -25,22 +25,20 @@ from benchmark.tasks import (
     TrainTarget,
 )
 
-KINDS = ("train-target", "train-defense", "probe", "craft", "purify", "score")
-PROTOCOL = Protocol(code=dict.fromkeys(KINDS, "0" * 8))
-DATASET = DatasetRef("digits", {}, "d" * 8, images="1" * 8, test_size=500)
-CLASSIFIER = PluginRef("mnist-b", {"epochs": 4, "lr": 0.001}, "b" * 8)
-SOURCE = PluginRef("mnist-c", {"epochs": 4, "lr": 0.001}, "c" * 8)
+DATASET = DatasetRef("digits", {}, {}, images="1" * 8, test_size=500)
+CLASSIFIER = TargetRef("mnist-b", {"epochs": 4, "lr": 0.001}, {})
+SOURCE = TargetRef("mnist-c", {"epochs": 4, "lr": 0.001}, {"epochs": 4})
 DEFENSE = DefenseRef(
     "toy",
     {"width": 8, "strength": 0.5},
-    "e" * 8,
+    {"strength": 0.5},
     trainable=True,
     train_fields=frozenset({"width"}),
 )
 ATTACK = AttackRef(
     "fgsm",
     {"eps": 0.1, "clip": True},
-    "f" * 8,
+    {"eps": 0.1},
     norm="linf",
     eps=0.1,
     takes_start=True,
@@ -50,13 +48,13 @@ ATTACK = AttackRef(
 FIRST, SECOND = Shard(DATASET, 0, 100), Shard(DATASET, 100, 200)
 
 
-def _target(protocol: Protocol = PROTOCOL, **changes: Any) -> TrainTarget:
-    return replace(TrainTarget(protocol, DATASET, CLASSIFIER, "target", 0), **changes)
+def _target(**changes: Any) -> TrainTarget:
+    return replace(TrainTarget(DATASET, CLASSIFIER, "target", 0), **changes)
 
 
 def _training(defense: DefenseRef = DEFENSE, **changes: Any) -> TrainDefense:
-    source = TrainTarget(PROTOCOL, DATASET, SOURCE, "source", 0)
-    return replace(TrainDefense(PROTOCOL, DATASET, defense, source, 0), **changes)
+    source = TrainTarget(DATASET, SOURCE, "source", 0)
+    return replace(TrainDefense(DATASET, defense, source, 0), **changes)
 
 
 def _purifier(defense: DefenseRef = DEFENSE, **changes: Any) -> Purifier:
@@ -65,17 +63,16 @@ def _purifier(defense: DefenseRef = DEFENSE, **changes: Any) -> Purifier:
 
 def _craft(form: str = "target", defense: DefenseRef = DEFENSE, **changes: Any) -> Craft:
     surface = SurfaceSpec(form, _target(), None if form == "target" else _purifier(defense))
-    return replace(Craft(PROTOCOL, ATTACK, surface, FIRST, None), **changes)
+    return replace(Craft(ATTACK, surface, FIRST, None), **changes)
 
 
 def _purify(defense: DefenseRef = DEFENSE, images: Craft | None = None, **changes: Any) -> Purify:
-    return replace(Purify(PROTOCOL, _purifier(defense), FIRST, images), **changes)
+    return replace(Purify(_purifier(defense), FIRST, images), **changes)
 
 
 def _score(**changes: Any) -> Score:
     craft = _craft()
     score = Score(
-        PROTOCOL,
         target=_target(),
         purifier=_purifier(),
         attack=ATTACK,
@@ -85,12 +82,13 @@ def _score(**changes: Any) -> Score:
         baseline=(craft,),
         clean=_purify(),
         clean_judged=(_purify(),),
+        threat=("black-box", 1),
     )
     return replace(score, **changes)
 
 
 def _with(ref: Any, **config: Any) -> Any:
-    return replace(ref, config=dict(ref.config) | config)
+    return replace(ref, config=dict(ref.config) | config, changed=dict(ref.changed) | config)
 
 
 def _stronger() -> AttackRef:
@@ -134,32 +132,32 @@ def test_seeds_fit_all_generators_and_differ() -> None:
 
 
 GOLDEN: dict[str, tuple[Any, str]] = {
-    "target": (_target(), "4d7511b3bdff5e6d4c049492aa021b6e43de0643c70339a1c1e0b9633e12ce4b"),
-    "training": (_training(), "67a1f1900952a00ec7e00a1d3d0b16767bf4f143e365a2af2a20c6fd9e347c86"),
-    "purifier": (_purifier(), "e33f89f30992289541dd320b56b3a3788747b47c58977d81c794b3098f753da7"),
+    "target": (_target(), "7e44717ff6ae0538a2a3e5e2a395e8de530a8fdc08d4818403c194fd8320a9b5"),
+    "training": (_training(), "ce7bf4186f107c2abaecd404fd37a3d97c4b1fb060da2d533e680f3a6d008b47"),
+    "purifier": (_purifier(), "7aaab0b99d2f522576f2ee0bfda2da9fcdfdbab19dedfff832c56bd5c3a40aa3"),
     "surface": (
         _craft("pipeline").surface,
-        "02e6b5ef96fe1bc18e5ea9a9953a053f0cbcfe78c4d11f72efb2db7fde8137ba",
+        "44fb1ddb3cbbcfe6a77932cde5ba70840905755eccdf268c855a4940a93e728d",
     ),
     "probe": (
-        Probe(PROTOCOL, _craft("pipeline").surface, FIRST),
-        "502aa6a71b4096b12b8a1d2adf1bdbfef9f6b0273eeda933a45e2f463af111a8",
+        Probe(_craft("pipeline").surface, FIRST),
+        "65b2c42979db21fa20e3309034d22dcb6228f56fdf6e26f89c444b6864a157e9",
     ),
-    "craft on the target": (_craft(), "03134044258bb39f4576ab26227245ed98a48d324c9febd1bc420a9e61a9dc02"),
+    "craft on the target": (_craft(), "7806594a6172398977c3d3dbe2a85ab99f27ff9e1190a6a5bf4e6c65515f087d"),
     "craft on the pipeline": (
         _craft("pipeline", seed=3, start=_craft(seed=3)),
-        "11e5893871f2619ea23cbd68f46aad8aff44020c96eec244e407fdb4272b10e7",
+        "e980a81ce93695f6aa30e64807758873b3e9fcca3c72b6316d419a00a7e81ebf",
     ),
-    "purify clean": (_purify(), "c4296c386d93471da1d95d110ff4a9f2993ea0a351e5612ddffcc673c2938ec2"),
+    "purify clean": (_purify(), "02d8c67d01525b5dff1d827f8b4f1c356ad569e2a238fbdcb9ee9701d8e9164e"),
     "purify clean, to judge": (
         _purify(draw="judge"),
-        "9e64a49a9d3429b91e6cb92394fd92a97d00dffac62868672730002c479555a5",
+        "06636c974a0854744a981ad575d900dd440fdcd3eb2ef37d6e9005e09299cde6",
     ),
     "purify images": (
         _purify(images=_craft()),
-        "02368d9b716b66438e0c6860b2513a0150900da7fa37a5a57645f45c36855214",
+        "424a7eab14301f058b6c0f0bdd7eb75697646fb2d257e4859ed977b5487c8bb0",
     ),
-    "score": (_score(), "31dbfe19815f2111bc4cede8a9594e1bcaf91eaa7f8e80526c4068533f13ce42"),
+    "score": (_score(), "bd6e9f1ce92ad9dc69f2987415e0f70f8daa94f660b80e31a40d99c612953b14"),
 }
 
 
@@ -210,7 +208,8 @@ def test_the_order_and_the_seeds_of_the_parts_are_in_the_key() -> None:
 
 
 def test_a_cheaper_setting_for_attacks_changes_what_they_run_and_not_what_judges() -> None:
-    cheaper = replace(DEFENSE, in_attack={"width": 8, "strength": 0.1})
+    setting = Parameters({"width": 8, "strength": 0.1}, {"strength": 0.1})
+    cheaper = replace(DEFENSE, in_attack=setting)
     assert _purifier(cheaper).key == _purifier().key
     assert _purifier(cheaper).in_attack.key == _purifier(_with(DEFENSE, strength=0.1)).key
     assert _purifier().in_attack.key == _purifier().key
@@ -233,12 +232,12 @@ def test_another_eps_is_another_craft_of_the_same_sweep() -> None:
     "other",
     [
         _craft(attack=_with(ATTACK, clip=False)),
-        _craft(attack=replace(ATTACK, code="0" * 8)),
+        _craft(attack=replace(ATTACK, version=2)),
         _craft(shard=SECOND),
         _craft(seed=1),
         _craft("pipeline"),
     ],
-    ids=["parameter", "code", "shard", "seed", "surface"],
+    ids=["parameter", "version", "shard", "seed", "surface"],
 )
 def test_only_crafts_that_differ_in_swept_fields_share_a_sweep(other: Craft) -> None:
     assert other.key != _craft().key
@@ -251,7 +250,7 @@ def test_what_cannot_be_shared_is_in_no_sweep() -> None:
 
 
 def test_images_made_on_the_bare_target_serve_every_defense() -> None:
-    other = replace(DEFENSE, name="another", code="9" * 8, config={"width": 1})
+    other = replace(_with(DEFENSE, width=1), name="another", version=2)
     assert _craft("target", other).key == _craft("target").key
     assert _craft("pipeline", other).key != _craft("pipeline").key
     needed = {need.kind for need in _craft("target").needs()}
@@ -261,7 +260,7 @@ def test_images_made_on_the_bare_target_serve_every_defense() -> None:
 def test_the_noise_of_an_attack_is_the_same_for_every_shard() -> None:
     first, second = _craft(shard=FIRST), _craft(shard=SECOND)
     assert first.key != second.key
-    assert first.noise_seed == second.noise_seed
+    assert first.seed_for("noise") == second.seed_for("noise")
 
 
 def test_the_noise_of_an_attack_is_another_for_each_seed_surface_and_start() -> None:
@@ -272,9 +271,9 @@ def test_the_noise_of_an_attack_is_another_for_each_seed_surface_and_start() -> 
         _craft("pipeline"),
         _craft("pipeline-bpda-identity"),
         _craft("pipeline", start=_craft()),
-        _craft(attack=_stronger()),
+        _craft(attack=replace(ATTACK, name="another")),
     ]
-    assert len({craft.noise_seed for craft in crafts}) == len(crafts)
+    assert len({craft.seed_for("noise") for craft in crafts}) == len(crafts)
 
 
 @pytest.mark.parametrize(
@@ -312,8 +311,8 @@ def test_an_outcome_depends_on_all_that_it_is_judged_from(changed: Score) -> Non
 
 @pytest.mark.parametrize(
     "change",
-    [{"code": "9" * 8}, {"images": "9" * 8}, {"config": {"a": 1}}],
-    ids=["code", "images", "parameters"],
+    [{"version": 2}, {"images": "9" * 8}, {"config": {"a": 1}, "changed": {"a": 1}}],
+    ids=["version", "images", "parameters"],
 )
 def test_other_images_are_another_target_and_another_craft(change: dict[str, Any]) -> None:
     dataset = replace(DATASET, **change)
@@ -325,24 +324,95 @@ def test_a_target_and_a_source_of_the_same_seed_are_trained_apart() -> None:
     assert _target(role="source").key != _target().key
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_new_code_of_the_harness_renews_only_the_kind_of_task_that_it_does(kind: str) -> None:
-    def own_keys(protocol: Protocol) -> dict[str, str]:
-        """Keys with everything but the task's own protocol held fixed."""
-        tasks: list[Task] = [
-            _target(),
-            _training(),
-            Probe(PROTOCOL, _craft("pipeline").surface, FIRST),
-            _craft(),
-            _purify(),
-            _score(),
-        ]
-        return {task.kind: replace(task, protocol=protocol).key for task in tasks}
+def test_another_version_of_a_plugin_renews_it_and_what_rests_on_it() -> None:
+    other = replace(DEFENSE, version=2)
+    assert _training(other).key != _training().key
+    assert _purify(other).key != _purify().key
+    assert _craft("pipeline", other).key != _craft("pipeline").key
+    assert _craft("target", other).key == _craft("target").key
+    assert _target(target=replace(CLASSIFIER, version=2)).key != _target().key
+    assert _score(threat=("black-box", 2)).key != _score().key
 
-    before = own_keys(PROTOCOL)
-    after = own_keys(Protocol(code=dict(PROTOCOL.code) | {kind: "1" * 8}))
-    assert set(before) == set(KINDS)
-    assert {name for name in before if before[name] != after[name]} == {kind}
+
+@pytest.mark.parametrize(
+    "task", [_target(), _training(), _craft(), _purify(), _score()], ids=lambda t: t.kind
+)
+def test_another_version_of_a_kind_of_task_renews_that_kind(
+    task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, seed = replace(task).key, task.seed_for("init")
+    monkeypatch.setattr(type(task), "version", 2)
+    assert replace(task).key != before
+    assert replace(task).seed_for("init") == seed
+
+
+def test_a_new_parameter_with_a_default_changes_no_key() -> None:
+    """`config` has all parameters, `changed` those that differ from their defaults."""
+    newer = replace(
+        DEFENSE, config=dict(DEFENSE.config) | {"new": 1}, train_fields=frozenset({"width", "new"})
+    )
+    assert _training(newer).key == _training().key
+    assert _purify(newer).key == _purify().key
+    assert _craft("pipeline", newer).key == _craft("pipeline").key
+
+
+def test_of_a_file_the_content_counts_and_not_the_place() -> None:
+    def with_file(path: str, sha256: str) -> DefenseRef:
+        given = {"weights": path}
+        files = {"weights": DeclaredFile(Path("/", path), sha256)}
+        changed = replace(_with(DEFENSE, **given), files=files)
+        return replace(changed, train_fields=frozenset({"width", "weights"}))
+
+    first = with_file("a.pt", "1" * 64)
+    assert _training(with_file("b.pt", "1" * 64)).key == _training(first).key
+    assert _training(with_file("a.pt", "2" * 64)).key != _training(first).key
+    assert _purify(with_file("b.pt", "1" * 64)).key == _purify(first).key
+    assert _purify(with_file("a.pt", "2" * 64)).key != _purify(first).key
+
+
+def test_seeds_follow_from_names_and_not_from_versions_or_parameters() -> None:
+    other = replace(_with(DEFENSE, width=16), version=2)
+    assert _training(other).key != _training().key
+    assert _training(other).seed_for("init") == _training().seed_for("init")
+    assert _purify(other).noise_seed == _purify().noise_seed
+    assert _purify(images=_craft()).noise_seed == _purify().noise_seed
+    assert _craft(attack=_stronger()).seed_for("noise") == _craft().seed_for("noise")
+    dataset = replace(DATASET, images="9" * 8, version=2)
+    assert _target(dataset=dataset).seed_for("init") == _target().seed_for("init")
+
+
+def test_seeds_of_each_role_plugin_and_number_differ() -> None:
+    trainings = [
+        _target(),
+        _target(seed=1),
+        _target(role="source"),
+        _target(role="substitute"),
+        _target(target=SOURCE),
+        _target(dataset=replace(DATASET, name="mnist")),
+        _training(),
+        _training(seed=1),
+        _training(role="copy-1"),
+        _training(role="copy-2"),
+    ]
+    assert len({task.seed_for("init") for task in trainings}) == len(trainings)
+    copies = [_purifier(), _purifier().copy(1), _purifier().copy(2)]
+    assert len({copy.seed_for("purify", DATASET) for copy in copies}) == len(copies)
+    assert len({copy.key for copy in copies}) == len(copies)
+
+
+SEEDS = {
+    "target": (_target(), 1818295055300859861),
+    "training": (_training(), 6272900911854719174),
+    "craft": (_craft("pipeline", seed=3), 4139155251875797153),
+    "purify": (_purify(), 8953160420079272727),
+}
+
+
+@pytest.mark.parametrize("name", SEEDS)
+def test_seeds_are_fixed(name: str) -> None:
+    """If this fails, every training and every draw comes out otherwise under the same key."""
+    task, seed = SEEDS[name]
+    assert task.seed_for("init") == seed
 
 
 def test_tasks_of_two_kinds_never_share_a_key() -> None:

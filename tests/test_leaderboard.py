@@ -23,7 +23,6 @@ from benchmark.tasks import (
     Examine,
     Mimic,
     Probe,
-    Protocol,
     Purifier,
     Purify,
     Score,
@@ -58,7 +57,7 @@ KINDS = [
 
 def attack(name: str, eps: float | None = 0.3, norm: str = "linf", mandatory: bool = False) -> AttackRef:
     config = {} if eps is None else {"eps": eps}
-    return AttackRef(name, config, "", norm=norm, eps=eps, mandatory=mandatory)
+    return AttackRef(name, config, config, norm=norm, eps=eps, mandatory=mandatory)
 
 
 PGD, FGSM, CW = attack("pgd", mandatory=True), attack("fgsm"), attack("cw", eps=None, norm="l2")
@@ -67,20 +66,20 @@ PGD, FGSM, CW = attack("pgd", mandatory=True), attack("fgsm"), attack("cw", eps=
 def cells(*attacks: AttackRef, defenses: tuple[str, ...] = ("mine", "placebo"), seeds=(0,)) -> list[Cell]:
     """One cell for each defense, attack and threat; the defense "placebo" is a control."""
     refs = [
-        DefenseRef(name, {}, "", trainable=name != "placebo", control=name == "placebo") for name in defenses
+        DefenseRef(name, {}, {}, trainable=name != "placebo", control=name == "placebo") for name in defenses
     ]
     product = Product(
-        datasets=(SizedDataset(DatasetRef("data", {}, "", images="0", test_size=N), N),),
-        targets=(TargetRef("net", {}, ""),),
+        datasets=(SizedDataset(DatasetRef("data", {}, {}, images="0", test_size=N), N),),
+        targets=(TargetRef("net", {}, {}),),
         defenses=tuple(ChosenDefense({"data": (ref,)}) for ref in refs),
         attacks=tuple(map(ChosenAttack, attacks)),
         threats=tuple(ThreatRef(name, threat.config_type().model_dump()) for name, threat in THREATS.items()),
         target_seeds=(0,),
         defense_seeds=seeds,
         attack_seeds=(0,),
-        sources={"data": TargetRef("net", {}, "")},
+        sources={"data": TargetRef("net", {}, {})},
     )
-    return list(make_plan([product], Protocol(dict.fromkeys(KINDS, ""))).cells)
+    return list(make_plan([product]).cells)
 
 
 def result(

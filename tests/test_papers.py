@@ -17,7 +17,6 @@ from benchmark.plan import Plan, make_plan
 from benchmark.refs import DatasetRef, TargetRef
 from benchmark.registry import Registry, default_registry
 from benchmark.threats import THREATS
-from benchmark.work.perform import protocol
 
 GRIDS = [name for name in builtin_grids() if "-table" in name or name == "full"]
 
@@ -46,7 +45,7 @@ def planned(registry: Registry, monkeypatch: pytest.MonkeyPatch):
     def plan(name: str) -> Plan:
         monkeypatch.setattr(resolve, "_dataset", dataset)
         monkeypatch.setattr(resolve, "_target", target)
-        return make_plan(resolve.resolve(load_grid(name, registry), registry, Path()), protocol())
+        return make_plan(resolve.resolve(load_grid(name, registry), registry, Path()))
 
     return plan
 

@@ -67,7 +67,8 @@ def _enlarged(small: NDArray[np.int64]) -> NDArray[np.uint8]:
     weights = _bilinear_weights()
     large = np.einsum("ri,nij,cj->nrc", weights, small, weights)
     whole = _LEVELS * int(weights[0].sum()) ** 2
-    return ((2 * 255 * large + whole) // (2 * whole)).astype(np.uint8)
+    rounded: NDArray[np.uint8] = ((2 * 255 * large + whole) // (2 * whole)).astype(np.uint8)
+    return rounded
 
 
 def _bilinear_weights() -> NDArray[np.int64]:

@@ -297,7 +297,7 @@ class Craft(Task):
         return self.attack.name
 
     def content(self) -> dict[str, Any]:
-        others = {"training": self.training, "start": self.start, "effort": self.effort}
+        others = {"training": self.training, "start": self.start, "convergence_search": self.effort}
         return {
             "attack": self.attack.content,
             "surface": self.surface.key,

@@ -85,7 +85,8 @@ def probe(task: Probe, workshop: Workshop) -> None:
 
     `responds` tells whether the scores change with the image at all: where they do not, as between the steps
     of a quantiser, a gradient of zero is the true one. `stable` is of the loss that our attacks follow,
-    `plain` of the cross-entropy as libraries compute it, which is zero in float32 where the classifier is sure.
+    `plain` of the cross-entropy as libraries compute it, which is zero in float32 where the classifier is
+    sure.
     """
     clean, labels = workshop.clean(task.shard)
     surface = make_surface(task.surface, task.shard.dataset, workshop, task.seed_for("surface"))

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
 
-from benchmark import resolve
 from benchmark.cells import Cell
 from benchmark.compare import PAPERS, papers
-from benchmark.grid import Choice, builtin_grids, load_grid
-from benchmark.plan import Plan, make_plan
-from benchmark.refs import DatasetRef, TargetRef
+from benchmark.grid import builtin_grids
+from benchmark.plan import Plan
 from benchmark.registry import Registry, default_registry
 from benchmark.threats import THREATS
+from tests.planned import plan_without_files
 
 GRIDS = [name for name in builtin_grids() if "-table" in name or name == "full"]
 
@@ -31,23 +31,9 @@ def registry() -> Registry:
 
 
 @pytest.fixture
-def planned(registry: Registry, monkeypatch: pytest.MonkeyPatch):
+def planned(registry: Registry) -> Callable[[str], Plan]:
     """Plans as if every data set had 10,000 test images and every given target its weights."""
-
-    def dataset(choice: Choice, *_: Any) -> tuple[DatasetRef, str, tuple[str, ...]]:
-        source = getattr(choice.config, "source", None) or choice.plugin.source
-        ref = DatasetRef(**resolve._basics(choice), images="0" * 64, test_size=10_000)
-        return ref, source, ()
-
-    def target(choice: Choice, *_: Any) -> TargetRef:
-        return TargetRef(**resolve._basics(choice), trainable=choice.plugin.trainable)
-
-    def plan(name: str) -> Plan:
-        monkeypatch.setattr(resolve, "_dataset", dataset)
-        monkeypatch.setattr(resolve, "_target", target)
-        return make_plan(resolve.resolve(load_grid(name, registry), registry, Path()))
-
-    return plan
+    return partial(plan_without_files, registry=registry)
 
 
 @pytest.mark.parametrize("paper", papers())

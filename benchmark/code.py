@@ -83,7 +83,7 @@ def _declared(tree: ast.Module, path: Path) -> Iterator[Declaration]:
 def fingerprint(path: Path, module: str) -> str:
     """SHA-256 over a file's code and that of all modules that it imports and no library owns.
 
-    Comments, docstrings and layout do not count.
+    Comments, docstrings, layout, annotations of functions and texts of what is raised do not count.
     """
     return _hashed(module, _collected(path, module))
 
@@ -125,7 +125,7 @@ def _collected(path: Path, module: str) -> dict[str, Path]:
 
 
 def normalised(path: Path) -> str:
-    """The code of a file without comments, docstrings and layout."""
+    """The code of a file without what `fingerprint` leaves out."""
     return _normalised(path, _version(path))
 
 
@@ -145,7 +145,7 @@ def _normalised(path: Path, version: tuple[int, int]) -> str:
 
 @dataclass(frozen=True)
 class _File:
-    """What a file declares, the versions that it states, and its code without docstrings."""
+    """What a file declares, the versions that it states, and its code as `normalised` shows it."""
 
     declared: tuple[Declaration, ...]
     versions: Mapping[str, int]
@@ -162,7 +162,32 @@ def _read(path: Path, version: tuple[int, int]) -> _File:
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             body = [statement for statement in node.body if not _is_docstring(statement)]
             node.body = body or [ast.Pass()]
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            _drop_annotations(node)
+        if isinstance(node, ast.Raise) and node.exc is not None:
+            _Wordless().visit(node.exc)
     return _File(declared, versions, tree)
+
+
+def _drop_annotations(function: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+    """Take away the types of parameters and of what is returned: nothing here reads them when it runs."""
+    function.returns = None
+    parameters = function.args
+    for parameter in (*parameters.posonlyargs, *parameters.args, *parameters.kwonlyargs):
+        parameter.annotation = None
+    for parameter in (parameters.vararg, parameters.kwarg):
+        if parameter is not None:
+            parameter.annotation = None
+
+
+class _Wordless(ast.NodeTransformer):
+    """Empties the texts of what is raised: no result depends on the words of a message."""
+
+    def visit_Constant(self, node: ast.Constant) -> ast.expr:  # noqa: N802 (a name of ast)
+        return ast.Constant("") if isinstance(node.value, str) else node
+
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.expr:  # noqa: N802 (a name of ast)
+        return ast.Constant("")
 
 
 def _versions(tree: ast.Module, declared: Iterable[Declaration]) -> Iterator[tuple[str, int]]:

@@ -25,6 +25,8 @@ class Toy:
 
     def purify(self, x):
         """Adds one."""
+        if x is None:
+            raise ValueError(f"no image in {self}", "nothing to add to")
         return x + 1  # one
 '''
 
@@ -61,10 +63,23 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ('"""A plugin."""', ""),
         ("\nclass Toy", "\n\n\n# a class\nclass Toy"),
         ("x + 1", "(x+1)"),
+        ("nothing to add to", "there is nothing to add to"),
+        ('f"no image in {self}"', 'f"{self} has no image"'),
+        ("def purify(self, x):", "def purify(self, x: Tensor) -> Tensor:"),
     ],
-    ids=["comment", "docstring", "no docstring", "no module docstring", "blank lines", "layout"],
+    ids=[
+        "comment",
+        "docstring",
+        "no docstring",
+        "no module docstring",
+        "blank lines",
+        "layout",
+        "message",
+        "formatted message",
+        "annotations",
+    ],
 )
-def test_comments_docstrings_and_layout_leave_the_fingerprint(tmp_path: Path, old: str, new: str) -> None:
+def test_what_no_result_depends_on_leaves_the_fingerprint(tmp_path: Path, old: str, new: str) -> None:
     assert old in PLUGIN
     assert _of(tmp_path, PLUGIN.replace(old, new)) == _of(tmp_path, PLUGIN)
 
@@ -77,6 +92,7 @@ def test_comments_docstrings_and_layout_leave_the_fingerprint(tmp_path: Path, ol
         ("def purify", "def clean"),
         ("import math", "import random"),
         ("return x + 1", 'return x + "1"'),
+        ("raise ValueError", "raise TypeError"),
     ],
 )
 def test_a_change_of_code_changes_the_fingerprint(tmp_path: Path, old: str, new: str) -> None:

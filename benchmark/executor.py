@@ -54,7 +54,7 @@ def split_by_store(plan: Plan, workshop: Workshop) -> tuple[list[Task], list[Tas
         task.key for task in plan.tasks if (task.kind, task.label) in begun and store.has(address(task))
     }
     if workshop.reuse != "any":
-        stored = {task.key for task in plan.tasks if task.key in stored and _allowed(task, workshop)}
+        stored = _allowed(plan, stored, workshop)
     if not stored:
         return list(plan.tasks), []
     wanted: dict[str, Task] = {}
@@ -68,9 +68,15 @@ def split_by_store(plan: Plan, workshop: Workshop) -> tuple[list[Task], list[Tas
     return [t for t in plan.tasks if t.key in wanted], [t for t in plan.tasks if t.key in stored]
 
 
-def _allowed(task: Task, workshop: Workshop) -> bool:
-    difference = workshop.difference(task)
-    return difference is not None and difference.allows(workshop.reuse)
+def _allowed(plan: Plan, stored: set[str], workshop: Workshop) -> set[str]:
+    """The stored results that the run may take: they, and all that they were made from, were made so."""
+    allowed: set[str] = set()
+    for task in plan.tasks:  # each comes after those that it needs
+        if task.key in stored and all(needed.key in allowed for needed in task.needs()):
+            difference = workshop.difference(task)
+            if difference is not None and difference.allows(workshop.reuse):
+                allowed.add(task.key)
+    return allowed
 
 
 def execute(plan: Plan, workshop: Workshop, observer: Observer) -> Execution:

@@ -183,10 +183,10 @@ def _drop_annotations(function: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
 class _Wordless(ast.NodeTransformer):
     """Empties the texts of what is raised: no result depends on the words of a message."""
 
-    def visit_Constant(self, node: ast.Constant) -> ast.expr:  # noqa: N802 (a name of ast)
+    def visit_Constant(self, node: ast.Constant) -> ast.expr:
         return ast.Constant("") if isinstance(node.value, str) else node
 
-    def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.expr:  # noqa: N802 (a name of ast)
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.expr:
         return ast.Constant("")
 
 

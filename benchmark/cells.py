@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from benchmark.keys import canonical, digest
+from benchmark.keys import Fixed, canonical, digest
 from benchmark.refs import AttackRef, DatasetRef, TargetRef
 from benchmark.tasks import (
     SHARD_SIZE,
@@ -47,6 +47,11 @@ class ThreatRef:
     @cached_property
     def typed(self) -> ThreatConfig:
         return THREATS[self.name].config_type(**self.config)
+
+    @cached_property
+    def changed(self) -> Fixed:
+        """The parameters that differ from their defaults."""
+        return Fixed(self.typed.model_dump(mode="json", exclude_defaults=True))
 
     @cached_property
     def config_text(self) -> str:
@@ -113,8 +118,19 @@ class Cell:
 
     @cached_property
     def key(self) -> str:
-        """The identity of the row: of all that its figures depend on."""
-        return digest({"identity": self.identity, "scores": [score.key for score in self.scores]})
+        """The identity of the row: of all that its figures depend on.
+
+        The columns of configurations are not in it: they show parameters at their defaults too.
+        """
+        names = {name: value for name, value in self.identity.items() if not name.endswith("_config")}
+        parts = {
+            "target": self.target.target.content,
+            "defense": self.purifier.key,
+            "attack": self.attack.content,
+            "threat": self.threat.changed,
+            "craft_on": self.craft_on and self.craft_on.key,
+        }
+        return digest({"names": names, "parts": parts, "scores": [score.key for score in self.scores]})
 
     @property
     def attack_config(self) -> str:

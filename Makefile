@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: quick test lint speed strength masks docs clean install
+.PHONY: quick test lint lock speed strength masks docs clean install
 
 quick: $(STAMP)
 	$(BIN)/bench run --grid quick
@@ -16,6 +16,9 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+lock: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.lock
 
 strength: $(STAMP)
 	$(BIN)/python -m tests.strength

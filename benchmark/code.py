@@ -172,10 +172,8 @@ def _read(path: Path, version: tuple[int, int]) -> _File:
 def _drop_annotations(function: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
     """Take away the types of parameters and of what is returned: nothing here reads them when it runs."""
     function.returns = None
-    parameters = function.args
-    for parameter in (*parameters.posonlyargs, *parameters.args, *parameters.kwonlyargs):
-        parameter.annotation = None
-    for parameter in (parameters.vararg, parameters.kwarg):
+    names = function.args
+    for parameter in (*names.posonlyargs, *names.args, *names.kwonlyargs, names.vararg, names.kwarg):
         if parameter is not None:
             parameter.annotation = None
 

@@ -62,8 +62,17 @@ def perform_sweep(tasks: list[Craft], workshop: Workshop) -> None:
     craft.craft(tasks, workshop)
 
 
+KINDS: tuple[type[Task], ...] = tuple(_WORK)
+"""Every kind of task."""
+
+
 def code_of(task: Task) -> str:
     """The fingerprint of the code that does this kind of task, and of all that it imports."""
-    module = sys.modules[_WORK[type(task)].__module__]
+    return code_of_kind(type(task))
+
+
+def code_of_kind(kind: type[Task]) -> str:
+    """As `code_of`, of a kind of tasks."""
+    module = sys.modules[_WORK[kind].__module__]
     assert module.__file__ is not None
     return fingerprint(Path(module.__file__), module.__name__)

@@ -67,6 +67,15 @@ def run(
         str, typer.Option("--sanity", help="fast, or full: with the checks that take as long as attacks.")
     ] = "fast",
     trust: Trust = None,
+    reuse: Annotated[
+        str,
+        typer.Option(
+            "--reuse", help="Which stored results to take: any, same-code or same-environment as now."
+        ),
+    ] = "any",
+    threads: Annotated[
+        int, typer.Option("--threads", min=1, help="Threads of the CPU; another number rounds otherwise.")
+    ] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and stop.")] = False,
 ) -> None:
     """Run a grid: train what is missing, attack, purify, score, write tables. Run again to go on."""
@@ -91,6 +100,8 @@ def run(
         sanity=_sanity(sanity),
         trust=trust or [],
         look=dry_run,
+        reuse=_reuse(reuse),
+        threads=threads,
     )
     if dry_run:
         for line in announcement(prepared):
@@ -409,6 +420,13 @@ def _sanity(text: str) -> Literal["fast", "full"]:
     if text not in ("fast", "full"):
         raise UserError(f"--sanity is fast or full, got {text!r}")
     return "full" if text == "full" else "fast"
+
+
+def _reuse(text: str) -> Literal["any", "same-code", "same-environment"]:
+    match text:
+        case "any" | "same-code" | "same-environment":
+            return text
+    raise UserError(f"--reuse is any, same-code or same-environment, got {text!r}")
 
 
 def _pairs(texts: list[str], option: str, form: str) -> dict[str, str]:

@@ -274,9 +274,9 @@ def _pipeline_doubts(findings: Findings) -> dict[str, bool]:
     }
 
 
-def _leads_nowhere(there: NDArray[np.bool_], followed: NDArray[np.float32]) -> bool:
+def _leads_nowhere(has_slope: NDArray[np.bool_], cosine: NDArray[np.float32]) -> bool:
     """Whether gradients miss a slope that is there, at half of the images at least."""
-    return bool(there.mean() >= _MOST and (followed[there] < _ALONG).mean() > _MOST)
+    return bool(has_slope.mean() >= _MOST and (cosine[has_slope] < _ALONG).mean() > _MOST)
 
 
 def _costly_doubts(

@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from benchmark.cells import Sanity
+from benchmark.cells import Cell, Sanity
 from benchmark.comparisons import add_flags
 from benchmark.environment import environment, fixed_threads
 from benchmark.errors import UserError, nearest
@@ -41,8 +41,8 @@ from benchmark.substitutes import COLUMNS as SUBSTITUTE_COLUMNS
 from benchmark.substitutes import substitute_rows
 from benchmark.tables import latex, markdown, tidy_csv
 from benchmark.work.perform import code_of, perform
-from benchmark.work.provenance import Provenance, Reuse
-from benchmark.work.workshop import Workshop
+from benchmark.work.provenance import Provenance, Reuse, summarise
+from benchmark.work.workshop import Workshop, address
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,9 @@ def trusted_files(trust: Sequence[str | Path]) -> frozenset[Path]:
             raise UserError(f"--trust: there is no file {str(path)!r}")
     return frozenset(Path(path).resolve() for path in trust)
 
+
+_JUDGED = ("craft", "purify", "score")
+"""Kinds of tasks whose code has to be one and the same within published rows."""
 
 _PAUSING = threading.RLock()
 """The collector is the process's: two threads that plan must not find each other's pause."""
@@ -362,6 +365,16 @@ def read_tables(
     return setter(records, title, judged, kinds=kinds, intervals=usual if intervals is None else intervals)
 
 
+def made_of(cells: Sequence[Cell], workshop: Workshop) -> Iterator[Mapping[str, Any]]:
+    """What the stored attacks and verdicts of cells were made with."""
+    scores = [score for cell in cells for score in cell.scores]
+    tasks = [task for score in scores for task in (score, *score.needs())]
+    for task in {task.key: task for task in tasks if task.kind in _JUDGED}.values():
+        meta = workshop.store.meta(address(task))
+        if meta is not None:
+            yield meta.get("made") or {}
+
+
 def _run_json(prepared: Prepared, out: Path) -> dict[str, Any]:
     cells = prepared.plan.cells
     datasets = {cell.dataset.title: cell.dataset.resolved for cell in cells}
@@ -373,6 +386,7 @@ def _run_json(prepared: Prepared, out: Path) -> dict[str, Any]:
         "only": {name: sorted(values) for name, values in prepared.only.items()},
         "sanity": prepared.sanity,
         "plugins": dict(prepared.plugins),
+        "made": summarise(made_of(cells, prepared.workshop)),
         "resolved": {"datasets": datasets, "cells": [cell.identity | {"key": cell.key} for cell in cells]},
         **provenance(str(prepared.workshop.device)),
     }

@@ -75,6 +75,15 @@ class Run:
         return commit if isinstance(commit, str) and re.fullmatch(r"[0-9a-f]{40}", commit) else None
 
     @property
+    def mixed_code(self) -> list[str]:
+        """The plugins and tasks whose attacks and verdicts in this run were made by more than one code."""
+        made = self.about.get("made")
+        code = made.get("code") if isinstance(made, dict) else None
+        if not isinstance(code, dict):
+            return []  # of a run that noted no code
+        return sorted(name for name, found in code.items() if not isinstance(found, list) or len(found) > 1)
+
+    @property
     def plugins(self) -> Mapping[str, str]:
         """The plugin files from outside of the repository: SHA-256 by name."""
         found = self.about.get("plugins", {})

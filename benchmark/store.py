@@ -20,6 +20,7 @@ from typing import Any
 import fsspec
 
 from benchmark.errors import UserError
+from benchmark.file_names import name_fault
 
 _SUFFIXES = {"tensors": "safetensors", "table": "parquet"}
 
@@ -176,7 +177,9 @@ class Store:
             return None
         try:
             entry = json.loads(self._files.cat_file(self._path(address)))
-            if isinstance(entry["payload"], str) and isinstance(entry["meta"], dict):
+            # The payload is read and deleted by its name: it has to lie beside this file, and be of this key.
+            own = name_fault(entry["payload"]) is None and entry["payload"].startswith(f"{address.key}.")
+            if own and isinstance(entry["meta"], dict):
                 return dict(entry)
         except FileNotFoundError:
             return None  # another run has removed it

@@ -44,7 +44,7 @@ def resolve(
         grid: A validated grid.
         registry: Where the plugins are.
         data: Root folder of the data sets.
-        trusted: Files, as resolved paths, that may run code when a classifier is read from them.
+        trusted: What may run code when a classifier is read: a `Trust`, or files as resolved paths.
         only: Titles of the data sets that matter: where one is among them, others need no images.
         absent: Where to note data sets whose images are missing but whose size is known, in place of an
             error. Such a plan can be counted and not run.
@@ -87,7 +87,7 @@ def _product(block: Block, datasets: _Opened, registry: Registry, trusted: Colle
         substitutes[ref.title] = tuple(_suited(name, ref, registry) for name in others)
     return Product(
         datasets=tuple(sized),
-        targets=tuple(_target(choice, trusted) for choice in block.targets),
+        targets=_targets(block.targets, trusted),
         defenses=tuple(
             ChosenDefense(
                 {
@@ -129,6 +129,19 @@ def _target(choice: Choice, trusted: Collection[Path] = ()) -> TargetRef:
         trainable=choice.plugin.trainable,
         rests_on=choice.plugin.rests_on(choice.config, trusted),
     )
+
+
+def _targets(choices: Sequence[Choice], trusted: Collection[Path]) -> tuple[TargetRef, ...]:
+    """The classifiers of a block; what is wrong with any of them is shown at once."""
+    found, problems = [], []
+    for choice in choices:
+        try:
+            found.append(_target(choice, trusted))
+        except UserError as error:
+            problems += [problem for problem in error.problems if problem not in problems]
+    if problems:
+        raise UserError(problems)
+    return tuple(found)
 
 
 def _source(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ class Workshop:
         on_training: Told of the progress of trainings.
         perform: Does a task again whose result was lost or damaged.
         budget: Passes for each image, forwards and backwards, that an attack may ask of its surface.
-        trusted: Files, as resolved paths, that may run code when a classifier is read from them.
+        trusted: What may run code when a classifier is read: a `Trust`, or files as resolved paths.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Workshop:
         on_training: OnTraining,
         perform: Callable[[Task, Workshop], None],
         budget: float = float("inf"),
-        trusted: frozenset[Path] = frozenset(),
+        trusted: Collection[Path] = (),
     ) -> None:
         self.registry = registry
         self.store = store

@@ -25,7 +25,7 @@ def run(
         grid: A file, the name of a built-in grid, or a mapping with the same keys.
         out: The folder for the files of the run; by default `results/runs/<grid name>`.
         **options: `data`, `store`, `device`, `plugins`, `only`, `sanity`, `trust`, `reuse`, `threads` as in
-            `bench run`.
+            `bench run`. Of what the grid names only the code in `plugins` and `trust` runs.
 
     Raises:
         benchmark.errors.UserError: Anything in the grid or the options is wrong.

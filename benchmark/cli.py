@@ -30,10 +30,8 @@ StoreUrl = Annotated[
     str | None, typer.Option("--store", help="Folder or URL that keeps results.", envvar="BENCH_STORE")
 ]
 Trust = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--trust", help="A model file that may run code of its own when it is read; may be repeated."
-    ),
+    list[str] | None,
+    typer.Option("--trust", help="A model file, Python file or package whose code may run; may be repeated."),
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, …")]
 
@@ -181,13 +179,16 @@ def report(
     data: Data = None,
     store: StoreUrl = None,
     plugin: Plugins = None,
+    trust: Trust = None,
 ) -> None:
     """Write a run as one page that opens in any browser, offline. Its images come from the store."""
     from benchmark.report import write_report
     from benchmark.report.images import images_of
 
-    images = images_of(run, data=data, store=store, plugins=plugin or [])
+    images = images_of(run, data=data, store=store, plugins=plugin or [], trust=trust or [])
     typer.echo(f"  {write_report(run, images, out or run / 'report.html')}")
+    if images.left_out:
+        typer.echo(f"left out: {images.left_out}", err=True)
 
 
 @app.command()
@@ -296,11 +297,11 @@ def export_cell(
         "data": None if data is None else str(data.resolve()),
         "store": store if store is None or "://" in store else str(Path(store).resolve()),
         "plugins": [str(path.resolve()) for path in plugin or []],
-        "trust": [str(path.resolve()) for path in trust or []],
+        "trust": [str(Path(name).resolve()) if Path(name).is_file() else name for name in trust or []],
     }
     write_export(export(prepared.workshop, chosen), chosen, out, how)
     typer.echo(f"wrote {out / 'images.safetensors'} and {out / 'pipeline.py'}; hand back what you find with")
-    options = [f" --plugin {path}" for path in plugin or []] + [f" --trust {path}" for path in trust or []]
+    options = [f" --plugin {path}" for path in plugin or []] + [f" --trust {name}" for name in trust or []]
     options += [f" --store {store}"] if store else []
     typer.echo(f"  bench judge {run} --cell {chosen.key[:12]} --images FILE --origin TEXT{''.join(options)}")
 

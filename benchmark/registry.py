@@ -25,6 +25,7 @@ from benchmark.code import (
     versions_used,
 )
 from benchmark.errors import PluginError, Problem, UserError, nearest
+from benchmark.file_names import name_fault
 from benchmark.importing import import_file
 from benchmark.plugin import Plugin
 
@@ -78,12 +79,15 @@ class Registry:
         """Register a plugin.
 
         Raises:
-            UserError: The name is taken; names both origins.
+            UserError: The name cannot name a folder, or is taken; names the origins.
         """
         self._refuse_taken(entry)
         self._entries[entry.kind][entry.name] = entry
 
     def _refuse_taken(self, entry: Entry) -> None:
+        fault = name_fault(entry.name)
+        if fault is not None:  # it names folders of the store
+            raise UserError(f"{entry.kind} {entry.name!r} in {entry.origin}: the name {fault}")
         known = self._entries[entry.kind].get(entry.name)
         if known is not None:
             raise UserError(

@@ -45,7 +45,7 @@ def resolve(
         grid: A validated grid.
         registry: Where the plugins are.
         data: Root folder of the data sets.
-        trusted: Files, as resolved paths, that may run code when a classifier is read from them.
+        trusted: What may run code when a classifier is read: a `Trust`, or files as resolved paths.
         only: Titles of the data sets that matter: where one is among them, others need no images.
         absent: Where to note data sets whose images are missing but whose size is known, in place of an
             error. Such a plan can be counted and not run.
@@ -102,7 +102,7 @@ class _Resolver:
             substitutes[ref.title] = tuple(self._suited(name, ref) for name in others)
         return Product(
             datasets=tuple(sized),
-            targets=tuple(self._target(choice) for choice in block.targets),
+            targets=self._targets(block.targets),
             defenses=tuple(
                 ChosenDefense(
                     {
@@ -167,6 +167,18 @@ class _Resolver:
             trainable=choice.plugin.trainable,
             rests_on=choice.plugin.rests_on(choice.config.located(self.folder), self.trusted),
         )
+
+    def _targets(self, choices: Sequence[Choice]) -> tuple[TargetRef, ...]:
+        """The classifiers of a block; what is wrong with any of them is shown at once."""
+        found, problems = [], []
+        for choice in choices:
+            try:
+                found.append(self._target(choice))
+            except UserError as error:
+                problems += [problem for problem in error.problems if problem not in problems]
+        if problems:
+            raise UserError(problems)
+        return tuple(found)
 
     def _source(
         self, source: Choice | Literal["target", "default"] | None

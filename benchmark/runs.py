@@ -20,7 +20,7 @@ import torch
 from benchmark.cells import Cell, Sanity
 from benchmark.comparisons import add_flags
 from benchmark.environment import environment, fixed_threads
-from benchmark.errors import UserError, nearest
+from benchmark.errors import Problem, UserError, nearest
 from benchmark.evidence import evidence_of
 from benchmark.executor import Execution, Observer, execute
 from benchmark.figures import KINDS
@@ -40,6 +40,7 @@ from benchmark.store import Store, default_store
 from benchmark.substitutes import COLUMNS as SUBSTITUTE_COLUMNS
 from benchmark.substitutes import substitute_rows
 from benchmark.tables import latex, markdown, tidy_csv
+from benchmark.trust import ask, read_trust
 from benchmark.work.perform import code_of, perform
 from benchmark.work.provenance import Provenance, Reuse, summarise
 from benchmark.work.workshop import Workshop, address
@@ -104,18 +105,6 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def trusted_files(trust: Sequence[str | Path]) -> frozenset[Path]:
-    """The files as resolved paths.
-
-    Raises:
-        UserError: One of them is not there.
-    """
-    for path in trust:
-        if not Path(path).is_file():
-            raise UserError(f"--trust: there is no file {str(path)!r}")
-    return frozenset(Path(path).resolve() for path in trust)
-
-
 _JUDGED = ("craft", "purify", "score")
 """Kinds of tasks whose code has to be one and the same within published rows."""
 
@@ -156,7 +145,7 @@ def prepare(
     threads: int = 1,
     folder: Path | None = None,
 ) -> Prepared:
-    """Validate a grid and plan it; what is in the files of `trust` may run when classifiers are read.
+    """Validate a grid and plan it. Of what the grid names only the code in `plugins` and `trust` runs.
 
     A plan that is only to be looked at needs no images of data sets whose size is known. `reuse` says which
     stored results count, `threads` how many threads the CPU uses (another number rounds otherwise), and
@@ -171,7 +160,7 @@ def prepare(
     opened = Store(str(store or default_store()), observer.warn)
     root = Path(data or default_data())
     wanted = {name: [value] if isinstance(value, str) else value for name, value in (only or {}).items()}
-    trusted = trusted_files(trust)
+    trusted = read_trust(trust, plugins)
     absent: list[str] = []
     products = resolve(
         grid, registry, root, trusted, only=wanted.get("dataset", ()), absent=absent if look else None
@@ -233,29 +222,53 @@ def run_again(
     store: str | Path | None,
     plugins: Sequence[Path],
     trust: Sequence[str | Path] = (),
+    device: str = "auto",
+    look: bool = False,
 ) -> Prepared:
     """The grid of a run that is over, planned as it was.
 
+    What the `run.json` names is no consent: its plugins and factories run only if `plugins` and `trust` name
+    them as well.
+
     Raises:
-        UserError: The folder holds no run, or its grid cannot be planned any more.
+        UserError: The folder holds no run, its grid cannot be planned any more, or it needs code that is not
+            given; names the options to add.
     """
     about = run / "run.json"
     if not about.is_file():
         raise UserError(f"no run in {run}: there is no run.json", hint="make one with `bench run --out`")
     told = read_about(run)
-    if not {"grid", "only"} <= told.keys():
+    grid, only, sanity = told.get("grid"), told.get("only"), told.get("sanity", "fast")
+    if not isinstance(grid, dict) or not isinstance(only, dict):  # a text would be the name of a file
         raise UserError(f"{about} is not the run.json of a run: it names no grid")
-    return prepare(
-        told["grid"],
-        observer,
-        data=data,
-        store=store,
-        plugins=plugins,
-        only=told["only"],
-        sanity=told.get("sanity", "fast"),
-        trust=trust,
-        folder=_home(run, told),
-    )
+    if sanity not in ("fast", "full") or not all(isinstance(values, list) for values in only.values()):
+        raise UserError(f"{about} is not the run.json of a run: its `only` or `sanity` is no setting")
+    try:
+        return prepare(
+            grid,
+            observer,
+            data=data,
+            store=store,
+            device=device,
+            plugins=plugins,
+            only=only,
+            sanity=sanity,
+            trust=trust,
+            look=look,
+            folder=_home(run, told),
+        )
+    except UserError as error:
+        raise UserError([*error.problems, *_plugins_not_given(told, plugins)]) from error
+
+
+def _plugins_not_given(about: Mapping[str, Any], plugins: Sequence[Path]) -> Iterator[Problem]:
+    """The plugin files that a run was made with and that are not among the given ones."""
+    needed = about.get("plugins")
+    given = {path.name for path in plugins}
+    for name in needed if isinstance(needed, dict) else ():
+        if name not in given:
+            text = f"the run was made with the plugin file {name!r}, and it is not given"
+            yield Problem(text, hint=ask("--plugin", f"PATH/TO/{name}"))
 
 
 def _home(run: Path, about: Mapping[str, Any]) -> Path | None:

@@ -21,6 +21,7 @@ from typing import Any
 import fsspec
 
 from benchmark.errors import UserError
+from benchmark.file_names import name_fault
 
 _SUFFIXES = {"tensors": "safetensors", "table": "parquet"}
 
@@ -178,7 +179,9 @@ class Store:
         try:
             entry = json.loads(self._files.cat_file(self._path(address)))
             whose = Address(entry["kind"], entry["label"], entry["key"])
-            if whose == address and isinstance(entry["payload"], str) and isinstance(entry["meta"], dict):
+            # The payload is read and deleted by its name: it has to lie beside this file, and be of this key.
+            own = name_fault(entry["payload"]) is None and entry["payload"].startswith(f"{address.key}.")
+            if own and whose == address and isinstance(entry["meta"], dict):
                 return dict(entry)
         except FileNotFoundError:
             return None  # another run has removed it

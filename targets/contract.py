@@ -58,7 +58,8 @@ class Target(Plugin[ConfigT], nn.Module, ABC, Generic[ConfigT]):
 
         Args:
             config: The typed parameters.
-            trusted: Files, as resolved paths, that may run code when they are read.
+            trusted: What the user trusts to run code: files, as resolved paths. The harness hands over a
+                `benchmark.trust.Trust`, which knows the trusted packages as well.
 
         Returns:
             Digests by the names of parameters.

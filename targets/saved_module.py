@@ -35,8 +35,9 @@ class SavedModule(GivenTarget[SavedModuleConfig]):
     """A classifier saved as TorchScript or by `torch.export`.
 
     Images in [0, 1] to logits, for batches of any size (`torch.export` wants the first dimension dynamic).
-    TorchScript is a program of torch's own operators. To read what `torch.export.save` wrote, or a module
-    pickled by `torch.save`, may run any code: such a file is refused unless `--trust` names it.
+    Each of these files is a program. A module pickled by `torch.save` and what `torch.export.save` wrote may
+    run any code when they are read, and TorchScript can write to any file. They are refused unless
+    `--trust` names them.
     """
 
     network: nn.Module
@@ -79,13 +80,18 @@ class SavedModule(GivenTarget[SavedModuleConfig]):
 
 
 def _allowed_form(path: Path, trusted: Collection[Path]) -> Form:
-    """The form of a file that may be read: reading anything but TorchScript may run any code.
+    """The form of a file that may be read: each of them is a program.
+
+    Even TorchScript is: its operators `aten::from_file` and `aten::save` write to any file of the user's.
 
     Raises:
-        UserError: It is another form, and not among the trusted files.
+        UserError: It is not among the trusted files.
     """
-    if (form := _form(path)) != "TorchScript" and path.resolve() not in trusted:
-        raise not_trusted(path, f"is a {form} file" if form == "torch.export" else "is a pickle")
+    form = _form(path)
+    if path.resolve() not in trusted:
+        raise not_trusted(
+            path, "is a pickle" if form == "pickle" else f"is a {form} file, which is a program"
+        )
     return form
 
 

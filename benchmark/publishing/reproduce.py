@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shlex
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from benchmark.errors import UserError
 from benchmark.leaderboard import COLUMNS as LEADERBOARD_COLUMNS
 from benchmark.publishing.boards import COLUMNS, RUNS, about, identity, read_rows
 from benchmark.publishing.rows import doubts
-from benchmark.publishing.run import Run
+from benchmark.publishing.run import Run, runs_in
 from benchmark.records import Row
 from benchmark.runs import prepare, run_prepared
 
@@ -74,7 +75,7 @@ def reproduce(
     store: str | None,
     device: str,
     plugins: Sequence[Path],
-    trust: Sequence[Path] = (),
+    trust: Sequence[str | Path] = (),
 ) -> Iterator[Reproduced]:
     """Compute random rows of a published file again: the part of their grid that they rest on.
 
@@ -87,20 +88,23 @@ def reproduce(
         data: As in `bench run`.
         store: What it holds is not computed again; by default an empty one, so that everything is.
         device: As in `bench run`.
-        plugins: As in `bench run`; plugin files that were published with a row need not be named.
+        plugins: As in `bench run`. Plugin files that were published with a row run only if they are named.
         trust: As in `bench run`.
 
     Raises:
-        UserError: The file is none, or a run that a row rests on is not there or cannot be planned.
+        UserError: The file is none, a run that a row rests on is not there or cannot be planned, or it needs
+            code that is not given; names the options to add.
     """
     rows, problems = read_rows(path, COLUMNS)
     if problems:
         raise UserError(problems)
     order = random.Random(seed).sample(rows, len(rows))
     order.sort(key=lambda row: bool(row["control"]))
+    run_of = runs_in(path.parent / RUNS)
     with tempfile.TemporaryDirectory() as work:
         for number, row in enumerate(order[:count]):
-            run = Run(path.parent / RUNS / row["run"])
+            run = run_of(row)
+            _refuse_unnamed(run, plugins)
             only = run.about.get("only", {}) | {name: [str(row[name])] for name in ("target", "defense")}
             only.pop("n", None)  # a smaller part of the images may be wanted here
             observer = Silent()
@@ -110,7 +114,7 @@ def reproduce(
                 data=data,
                 store=store or f"{work}/store",
                 device=device,
-                plugins=[*plugins, *_published_with(run, plugins)],
+                plugins=plugins,
                 only=only,
                 sanity=run.about.get("sanity", "fast"),
                 trust=trust,
@@ -118,9 +122,20 @@ def reproduce(
             yield _compared(row, run, run_prepared(prepared, observer, Path(work) / str(number)).out)
 
 
-def _published_with(run: Run, given: Sequence[Path]) -> list[Path]:
-    there = {path.name for path in given}
-    return [path for path in run.kept_plugins if path.name not in there]
+def _refuse_unnamed(run: Run, given: Sequence[Path]) -> None:
+    """Refuse to reproduce without the plugin files that were published with the run.
+
+    That they lie beside the row is no consent to run them.
+    """
+    named = {path.name for path in given}
+    missing = [path for path in run.kept_plugins if path.name not in named]
+    if missing:
+        options = " ".join(f"--plugin {shlex.quote(str(path))}" for path in missing)
+        names = ", ".join(path.name for path in missing)
+        raise UserError(
+            f"run {run.folder.name} was made with plugin files of its own ({names}), not run unasked",
+            hint=f"read them; if you trust them, repeat the command with {options}",
+        )
 
 
 def _grid_of(row: Row, grid: Mapping[str, Any]) -> Mapping[str, Any]:

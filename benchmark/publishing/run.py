@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.errors import Problem, UserError
+from benchmark.file_names import child
 from benchmark.keys import digest
 from benchmark.publishing.boards import identity, read_rows, slug
 from benchmark.records import COLUMNS, Row
@@ -89,6 +90,8 @@ class Run:
         found = self.about.get("plugins", {})
         if not isinstance(found, dict):
             raise UserError(f"{self.folder / 'run.json'}: plugins is no mapping")
+        for name in found:
+            child(self.folder / PLUGINS, name)
         return found
 
     @property
@@ -165,12 +168,15 @@ RunOf = Callable[[Row], Run]
 
 
 def runs_in(folder: Path, *others: Run) -> RunOf:
-    """The run that a row rests on, read once for all its rows: one of `others`, or one kept in the folder."""
+    """The run that a row rests on, read once for all its rows: one of `others`, or one kept in the folder.
+
+    What is returned raises UserError for a run whose name leads out of the folder.
+    """
     known = {run.name: run for run in others}
 
     @cache
     def named(name: str) -> Run:
-        return known.get(name) or Run(folder / name)
+        return known.get(name) or Run(child(folder, name))
 
     return lambda row: named(row["run"])
 

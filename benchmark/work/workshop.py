@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ class Workshop:
         on_training: Told of the progress of trainings.
         perform: Does a task again whose result was lost or damaged.
         budget: Passes for each image, forwards and backwards, that an attack may ask of its surface.
-        trusted: Files, as resolved paths, that may run code when a classifier is read from them.
+        trusted: What may run code when a classifier is read: a `Trust`, or files as resolved paths.
         provenance: Tells what results are made with.
         reuse: Which stored results count.
     """
@@ -68,7 +68,7 @@ class Workshop:
         perform: Callable[[Task, Workshop], None],
         provenance: Provenance,
         budget: float = float("inf"),
-        trusted: frozenset[Path] = frozenset(),
+        trusted: Collection[Path] = (),
         reuse: Reuse = "any",
     ) -> None:
         self.registry = registry

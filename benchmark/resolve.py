@@ -152,9 +152,10 @@ class _Resolver:
             try:
                 digest = self.digests.get(path) or digest_of_file(path)
             except OSError as error:
+                written = str(choice.config.files()[name])
                 raise UserError(
-                    f"{choice.entry.kind} {choice.entry.name}: {name}: cannot read the file "
-                    f"{str(choice.config.files()[name])!r}: {error.strerror}",
+                    f"{choice.entry.kind} {choice.entry.name}: cannot read the file {written!r} of the "
+                    f"parameter {name}: {error.strerror}",
                     hint=f"relative paths are seen from {self.folder}",
                 ) from error
             found[name] = DeclaredFile(path, self.digests.setdefault(path, digest))
@@ -162,8 +163,9 @@ class _Resolver:
 
     def _target(self, choice: Choice) -> TargetRef:
         assert issubclass(choice.plugin, Target)
+        basics = self._basics(choice)
         return TargetRef(
-            **self._basics(choice),
+            **basics,
             trainable=choice.plugin.trainable,
             rests_on=choice.plugin.rests_on(choice.config.located(self.folder), self.trusted),
         )

@@ -20,7 +20,7 @@ from benchmark.trust import NEVER, Trust, ask, is_importable
 GROUP = "bench.factories"
 """The entry points by which an installed package declares its factories."""
 
-_COLLECTIONS = {
+COLLECTIONS = {
     "torchvision": ("torchvision.models",),
     "timm": ("timm", "timm.models"),
     "robustbench": ("robustbench.model_zoo",),
@@ -103,8 +103,8 @@ def _is_allowed(place: str, name: str, trust: Trust) -> bool:
             f"target module: {place} cannot be imported: there is no package {package!r} here",
             hint="is it installed in this environment? file.py:function works too",
         )
-    if package in _COLLECTIONS and is_installed(package):
-        modules = _COLLECTIONS[package]
+    if package in COLLECTIONS and is_installed(package):
+        modules = COLLECTIONS[package]
         if any(place == known or place.startswith(f"{modules[-1]}.") for known in modules):
             return False
     raise UserError(

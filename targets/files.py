@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sysconfig
 import zipfile
 from collections.abc import Collection, Iterable, Mapping
@@ -13,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmark.code import fingerprint, release
+from benchmark.code import own_fingerprint, release
 from benchmark.errors import PluginError, UserError, told
+from targets.factories import COLLECTIONS
 
 _WRAPPINGS = ("state_dict", "model_state_dict", "model")
 """Names under which training scripts keep the weights beside other things."""
@@ -22,27 +22,10 @@ _WRAPPINGS = ("state_dict", "model_state_dict", "model")
 _SHOWN = 3
 
 
-def content_of(path: Path) -> str:
-    """SHA-256 of a file.
-
-    Raises:
-        UserError: It is not there or cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            content = hashlib.sha256()
-            while block := file.read(1 << 20):
-                content.update(block)
-    except OSError as error:
-        raise UserError(
-            f"cannot read the model file {str(path)!r}: {error.strerror}",
-            hint=f"paths are seen from the folder that bench runs in, {Path.cwd()}",
-        ) from error
-    return content.hexdigest()
-
-
 def code_of(module: ModuleType) -> str:
     """The identity of a module's code: the release that it was installed with, or a fingerprint.
+
+    Of a collection of models the name is enough: what it makes is known again by its weights.
 
     Raises:
         UserError: It has no source.
@@ -51,10 +34,11 @@ def code_of(module: ModuleType) -> str:
     if source is None or source.suffix != ".py":
         raise UserError(f"{module.__name__} has no Python source to tell its versions apart by")
     installed = [Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib")]
-    version = release(module.__name__.partition(".")[0])
+    package = module.__name__.partition(".")[0]
+    version = release(package)
     if version and any(folder in source.resolve().parents for folder in installed):
-        return version
-    return fingerprint(source, module.__name__)
+        return package if package in COLLECTIONS else version
+    return own_fingerprint(source, module.__name__)
 
 
 def refuse_unsafe(path: Path, trusted: Collection[Path]) -> None:

@@ -11,7 +11,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from benchmark.code import release
 from benchmark.errors import PluginError, UserError
 from benchmark.plugin import Config, param
 from benchmark.trust import Trust, ask, is_importable
@@ -56,7 +55,7 @@ class Timm(GivenTarget[TimmConfig]):
         timm = _package("timm", "timm", trusted)
         if not timm.is_model(config.model.partition(".")[0]):
             raise UserError(f"target timm: timm has no model {config.model!r}", hint="see timm.list_models()")
-        return {"model": f"{config.model} {release('timm')}"}
+        return {}
 
     def load(self, trusted: Collection[Path]) -> None:
         timm = _package("timm", "timm", trusted)
@@ -98,7 +97,7 @@ class RobustBench(GivenTarget[RobustBenchConfig]):
     @classmethod
     def rests_on(cls, config: RobustBenchConfig, trusted: Collection[Path]) -> Mapping[str, str]:
         _package("robustbench.utils", "robustbench", trusted)
-        return {"model": f"{config.model} {release('robustbench')}"}
+        return {}
 
     def load(self, trusted: Collection[Path]) -> None:
         config = self.config

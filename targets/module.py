@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from benchmark.plugin import param
+from benchmark.plugin import FilePath, file, param
 from targets.contract import GivenTarget, target
 from targets.factories import find_factory
-from targets.files import called, code_of, content_of, put_weights, read_weights, refuse_unsafe
+from targets.files import called, code_of, put_weights, read_weights, refuse_unsafe
 from targets.preparation import PreparationConfig
 
 
@@ -20,11 +20,12 @@ class ModuleConfig(PreparationConfig):
 
     `weights` is a file of safetensors, or a state dict saved by torch; without it, the weights are those
     that the function makes. `mean`, `std` and `size` normalise and resize the images before it, where the
-    module does not do this itself. Paths are seen from the folder that bench runs in.
+    module does not do this itself. The path of the weights is relative to the grid's file, that of a factory
+    to the folder that bench runs in.
     """
 
     factory: str = param()
-    weights: str | None = param(None)
+    weights: FilePath | None = file(None)
     arguments: dict[str, Any] = param({})
 
 
@@ -33,7 +34,8 @@ class Module(GivenTarget[ModuleConfig]):
     """A classifier that a function of your own makes, with weights from a file.
 
     The function returns a `torch.nn.Module`: images in [0, 1] to logits. What counts for the results is the
-    function's code (of an installed package: its release) and the content of the file, not their places.
+    function's code (of an installed package: its release; of a model collection: its name) and the content
+    of the file, not their places.
     `--trust` has to name the file or the package of the function, so that a grid alone runs no code. The
     models of torchvision and timm need no consent.
     """
@@ -52,11 +54,9 @@ class Module(GivenTarget[ModuleConfig]):
     @classmethod
     def rests_on(cls, config: ModuleConfig, trusted: Collection[Path]) -> Mapping[str, str]:
         module, _ = find_factory(config.factory, trusted, config.arguments)
-        found = {"factory": f"{config.factory.rpartition(':')[2]} {code_of(module)}"}
         if config.weights is not None:
-            found["weights"] = content_of(Path(config.weights))
             refuse_unsafe(Path(config.weights), trusted)
-        return found
+        return {"factory": f"{config.factory.rpartition(':')[2]} {code_of(module)}"}
 
     def load(self, trusted: Collection[Path]) -> None:
         _, make = find_factory(self.config.factory, trusted, self.config.arguments)

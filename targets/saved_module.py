@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.errors import PluginError, told
-from benchmark.plugin import param
+from benchmark.plugin import FilePath, file
 from targets.contract import GivenTarget, target
-from targets.files import content_of, damaged, not_trusted
+from targets.files import damaged, not_trusted
 from targets.preparation import PreparationConfig
 
 Form = Literal["TorchScript", "torch.export", "pickle"]
@@ -24,10 +24,10 @@ class SavedModuleConfig(PreparationConfig):
     """`file` is what `torch.jit.save`, `torch.export.save` or `torch.save` wrote.
 
     `mean`, `std` and `size` normalise and resize the images before it, where the module does not do this
-    itself. Paths are seen from the folder that bench runs in.
+    itself. The path is relative to the grid's file.
     """
 
-    file: str = param()
+    file: FilePath = file()
 
 
 @target("saved-module")
@@ -54,10 +54,8 @@ class SavedModule(GivenTarget[SavedModuleConfig]):
 
     @classmethod
     def rests_on(cls, config: SavedModuleConfig, trusted: Collection[Path]) -> Mapping[str, str]:
-        path = Path(config.file)
-        content = content_of(path)
-        _allowed_form(path, trusted)
-        return {"file": content}
+        _allowed_form(Path(config.file), trusted)
+        return {}
 
     def load(self, trusted: Collection[Path]) -> None:
         path = Path(self.config.file)

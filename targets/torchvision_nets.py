@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.errors import PluginError
+from benchmark.files import digest_of_file
 from benchmark.plugin import Config, ConfigT, param
 from targets.contract import GivenTarget, target
-from targets.files import content_of
 from targets.preparation import IMAGENET_MEAN, IMAGENET_STD, Prepared
 
 _CLASSES = 1000
@@ -126,6 +126,6 @@ def _downloaded(name: str, weights: Any) -> Mapping[str, Tensor]:
     except Exception as error:  # no network, a broken download, a full disk, a damaged file
         raise PluginError(f"target {name}: no weights ({type(error).__name__}: {error}); {wanted}") from error
     digest = path.stem.rpartition("-")[2]
-    if not content_of(path).startswith(digest):  # torchvision looks only at what it downloads
+    if not digest_of_file(path).startswith(digest):  # torchvision looks only at what it downloads
         raise PluginError(f"target {name}: the SHA-256 of {path} does not begin with {digest}; {wanted}")
     return state

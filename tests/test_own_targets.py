@@ -221,7 +221,7 @@ def test_a_change_after_the_plan_fails_the_cells(folder: Path) -> None:
     prepared = prepare(grid, Silent(), store="store", device="cpu", trust=["own.py"])
     save_file({name: 0 * tensor for name, tensor in _network().state_dict().items()}, "good.safetensors")
     (row,) = run_prepared(prepared, Silent(), Path("out")).failed
-    assert "good.safetensors has changed since the run began" in row["reason"]
+    assert "the file of weights has changed since the run began" in row["reason"]
 
 
 def test_code_of_an_installed_package_is_told_by_its_release() -> None:
@@ -240,8 +240,14 @@ def test_code_of_an_installed_package_is_told_by_its_release() -> None:
         (_module("nowhere.py:make"), "there is no file 'nowhere.py'"),
         (_module("no_such_package.models:make"), "no_such_package.models cannot be imported"),
         (_module("broken.py:make"), "broken.py cannot be imported: ZeroDivisionError"),
-        (_module(weights="absent.safetensors"), "cannot read the model file 'absent.safetensors'"),
-        ({"name": "saved-module", "file": "absent.pt2"}, "cannot read the model file 'absent.pt2'"),
+        (
+            _module(weights="absent.safetensors"),
+            "the file 'absent.safetensors' of the parameter weights",
+        ),
+        (
+            {"name": "saved-module", "file": "absent.pt2"},
+            "the file 'absent.pt2' of the parameter file",
+        ),
         ({"name": "module"}, "target module needs 'factory'"),
     ],
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 from benchmark.errors import Problem, UserError
+from benchmark.opened_files import record_import
 
 
 def import_file(path: Path) -> ModuleType:
@@ -28,7 +29,8 @@ def import_file(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module
     try:
-        spec.loader.exec_module(module)
+        with record_import(module_name):
+            spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[module_name]
         raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -52,6 +53,10 @@ class Config(BaseModel):
         """
         written = {name: getattr(self, name) for name in self.model_fields_set}
         return type(self)(**{**self.per_dataset.get(dataset, {}), **written})
+
+    def files(self) -> dict[str, Path]:
+        """The absolute paths of the declared files, by the names of their fields."""
+        return {}
 
     @classmethod
     def fields_marked(cls, mark: str) -> frozenset[str]:

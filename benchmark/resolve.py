@@ -13,8 +13,10 @@ from pydantic import ValidationError
 from attacks.contract import Attack
 from benchmark.cells import ChosenAttack, ThreatRef
 from benchmark.datasets.contract import Dataset
+from benchmark.datasets.watched import watched
 from benchmark.errors import MissingImagesError, Problem, UserError, told
 from benchmark.grid import Block, Choice, Grid
+from benchmark.opened_files import watching
 from benchmark.plan import ChosenDefense, Product, SizedDataset
 from benchmark.plugin import Config, Norm
 from benchmark.refs import AttackRef, DatasetRef, DefenseRef, TargetRef, Unbounded
@@ -124,11 +126,11 @@ def _basics(choice: Choice) -> dict[str, Any]:
 
 def _target(choice: Choice, trusted: Collection[Path] = ()) -> TargetRef:
     assert issubclass(choice.plugin, Target)
-    return TargetRef(
-        **_basics(choice),
-        trainable=choice.plugin.trainable,
-        rests_on=choice.plugin.rests_on(choice.config, trusted),
-    )
+    values = choice.config.model_dump().values()
+    named = [Path(value) for value in values if isinstance(value, str)]
+    with watching("target", choice.plugin, choice.config, own=named):
+        rests_on = choice.plugin.rests_on(choice.config, trusted)
+    return TargetRef(**_basics(choice), trainable=choice.plugin.trainable, rests_on=rests_on)
 
 
 def _source(
@@ -145,21 +147,20 @@ def _dataset(
     opened: Dataset[Any] = choice.plugin(choice.config, data)
     ref = _unopened(choice)
     if absent is None:
-        opened.download()
+        with watched(opened):
+            opened.download()
     try:
-        opened.prepare()
+        with watched(opened):
+            opened.prepare()
     except MissingImagesError:
         if absent is None or opened.test_size is None:
             raise
         absent.append(ref.title)
         ref = replace(ref, images="not at hand", test_size=opened.test_size)
     else:
-        ref = replace(
-            ref,
-            images=opened.fingerprint(),
-            test_size=len(opened.load_test()),
-            class_names=tuple(opened.class_names),
-        )
+        with watched(opened):
+            images, test_size = opened.fingerprint(), len(opened.load_test())
+        ref = replace(ref, images=images, test_size=test_size, class_names=tuple(opened.class_names))
     return ref, opened.source, opened.substitutes
 
 
@@ -211,7 +212,8 @@ def _defense(choice: Choice, dataset: str) -> DefenseRef:
     # What is not marked `infer` may change the weights: an unmarked field costs a training, never a lie.
     train_fields = frozenset(type(config).model_fields) - config.fields_marked("infer")
     try:
-        cheaper = defense.in_attack(config)
+        with watching("defense", defense, config):
+            cheaper = defense.in_attack(config)
         in_attack = None if cheaper is None else cheaper.model_dump(mode="json")
     except Exception as error:  # whatever a plugin raises, the message names it
         raise UserError(f"{origin}: in_attack raised {told(error)}") from error
@@ -250,7 +252,8 @@ def _attack(choice: Choice) -> AttackRef:
     assert issubclass(choice.plugin, Attack)
     origin = f"attack {choice.entry.name} ({choice.entry.origin})"
     try:
-        attack: Attack[Any] = choice.plugin(choice.config)
+        with watching("attack", choice.plugin, choice.config):
+            attack: Attack[Any] = choice.plugin(choice.config)
     except Exception as error:  # an unfinished class, or whatever its constructor raises
         raise UserError(f"{origin} cannot be made: {told(error)}") from error
     if attack.norm not in (None, *typing.get_args(Norm)):

@@ -12,7 +12,7 @@ import json
 import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,7 @@ class Store:
     def __init__(self, url: str, warn: Callable[[str], None] = lambda message: None) -> None:
         self.url = url
         self._warn = warn
+        self._notes: Callable[[], Mapping[str, Any]] = dict
         try:
             self._files, self._root = fsspec.core.url_to_fs(url)
         except (ValueError, ImportError) as error:
@@ -69,6 +70,15 @@ class Store:
                 f"the store {url} cannot be written: {error.strerror or error}",
                 hint="name another one with --store or BENCH_STORE",
             ) from error
+
+    @contextmanager
+    def noting(self, notes: Callable[[], Mapping[str, Any]]) -> Iterator[None]:
+        """Add what `notes` gives to the metadata of every entry that is written while the context is open."""
+        outer, self._notes = self._notes, notes
+        try:
+            yield
+        finally:
+            self._notes = outer
 
     def has(self, address: Address) -> bool:
         """Whether the entry is there, whole."""
@@ -160,7 +170,7 @@ class Store:
         folder = self._folder(address)
         self._files.makedirs(folder, exist_ok=True)
         self._write(f"{folder}/{name}", payload)
-        entry = {"payload": name, "sha256": checksum, "meta": dict(meta)}
+        entry = {"payload": name, "sha256": checksum, "meta": {**meta, **self._notes()}}
         self._write(self._path(address), json.dumps(entry, indent=1).encode())
 
     def _write(self, path: str, content: bytes) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from benchmark.code import release
 from benchmark.errors import PluginError, UserError
+from benchmark.opened_files import unwatched
 from benchmark.plugin import Config, param
 from targets.contract import GivenTarget, target
 from targets.files import called
@@ -56,9 +57,10 @@ class Timm(GivenTarget[TimmConfig]):
 
     def load(self, trusted: Collection[Path]) -> None:
         timm = _package("timm", "timm")
-        network = called(
-            self.origin, timm.create_model, {"model_name": self.config.model, "pretrained": True}
-        )
+        with unwatched():  # the release of the package, which is in the key, stands for the file
+            network = called(
+                self.origin, timm.create_model, {"model_name": self.config.model, "pretrained": True}
+            )
         data = timm.data.resolve_model_data_config(network)
         channels, size, _ = data["input_size"]
         if channels != self.image_shape[0]:
@@ -98,11 +100,10 @@ class RobustBench(GivenTarget[RobustBenchConfig]):
 
     def load(self, trusted: Collection[Path]) -> None:
         config = self.config
-        self.network = called(
-            self.origin,
-            _package("robustbench.utils", "robustbench").load_model,
-            {"model_name": config.model, "dataset": config.dataset, "threat_model": config.threat_model},
-        )
+        names = {"model_name": config.model, "dataset": config.dataset, "threat_model": config.threat_model}
+        with unwatched():  # as with timm
+            load_model = _package("robustbench.utils", "robustbench").load_model
+            self.network = called(self.origin, load_model, names)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network(x)  # type: ignore[no-any-return]

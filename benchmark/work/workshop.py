@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from attacks.contract import Attack
 from benchmark.datasets.contract import Dataset, Splits, TrainingData
+from benchmark.datasets.watched import own_places, watched, watched_splits
 from benchmark.errors import PluginError, UserError
 from benchmark.keys import digest, seed_from
+from benchmark.opened_files import merged, record_use, watching
 from benchmark.purifier import PurifierModule
 from benchmark.refs import DatasetRef, PluginRef
 from benchmark.registry import Registry
@@ -77,6 +79,7 @@ class Workshop:
         self._splits: Recent[Splits] = Recent(_DATASETS_KEPT)
         self._models: Recent[nn.Module] = Recent(_MODELS_KEPT)
         self._results: Recent[dict[str, Tensor]] = Recent(_RESULT_BYTES_KEPT, _bytes)
+        self._opened: dict[str, Mapping[str, list[str]]] = {}
 
     @property
     def allowance(self) -> str:
@@ -93,15 +96,18 @@ class Workshop:
 
         def open_it() -> Dataset[Any]:
             cls, config = self.plugin("dataset", ref)
-            opened: Dataset[Any] = cls(config, self._data)
-            opened.prepare()
+            with watching("dataset", cls, config, own=tuple(own_places(config, self._data))):
+                opened: Dataset[Any] = cls(config, self._data)
+                opened.prepare()
             return opened
 
-        return self._datasets.get(digest(ref.content), open_it)
+        with watched(dataset := self._datasets.get(digest(ref.content), open_it)):
+            return dataset  # a task depends on it, also where it was opened for another one
 
     def splits(self, ref: DatasetRef) -> Splits:
         """The images of a data set."""
-        return self._splits.get(digest(ref.content), lambda: self.dataset(ref).splits())
+        dataset = self.dataset(ref)
+        return self._splits.get(digest(ref.content), lambda: watched_splits(dataset))
 
     def training_data(self, ref: DatasetRef) -> TrainingData:
         """What plugins are trained on: never the test images."""
@@ -135,6 +141,28 @@ class Workshop:
         """The metadata of a stored result."""
         return self._read(task, self.store.meta)  # type: ignore[no-any-return]
 
+    def opened(self, task: Task) -> Mapping[str, list[str]]:
+        """What plugins opened undeclared for the stored result of a task, by plugin."""
+        if task.key not in self._opened:
+            meta = self.store.meta(address(task))
+            if meta is None:  # a result that nothing needs any more
+                return {}
+            self._opened[task.key] = dict(meta.get("opened", {}))
+        return self._opened[task.key]
+
+    @contextmanager
+    def recording(self, tasks: Sequence[Task]) -> Iterator[None]:
+        """Store with the results that are made meanwhile what plugins opened for them and for their inputs."""
+        with record_use() as used:
+
+            def notes() -> dict[str, Any]:
+                inputs = {need.key: need for task in tasks for need in task.needs()}
+                opened = merged([used.opened, *(self.opened(need) for need in inputs.values())])
+                return {"opened": opened} if opened else {}
+
+            with self.store.noting(notes):
+                yield
+
     def _read(self, task: Task, get: Callable[[Address], Any]) -> Any:
         stored = get(address(task))
         if stored is None:
@@ -149,7 +177,7 @@ class Workshop:
         """An untrained target, or a given one before it is loaded."""
         cls, config = self.plugin("target", task.target)
         shape = self.dataset(task.dataset)
-        with _refusals():
+        with _refusals(), watching("target", cls, config):
             return cls(config, shape.image_shape, len(shape.class_names))  # type: ignore[no-any-return]
 
     def given_target(self, task: TrainTarget) -> GivenTarget[Any]:
@@ -160,30 +188,34 @@ class Workshop:
         """
         model = self.new_target(task)
         assert isinstance(model, GivenTarget)
-        try:
-            found = model.rests_on(model.config, self._trusted)
-        except UserError as error:
-            raise PluginError(str(error)) from error
-        if found != task.target.rests_on:
-            raise PluginError(f"{model.origin} has changed since the run began")
-        with seeded(seed_from("init", task.key)):  # a factory may leave weights to chance
-            model.load(self._trusted)
+        named = [getattr(model.config, name, None) for name in task.target.rests_on]
+        in_key = [Path(value) for value in named if isinstance(value, str)]
+        with watching("target", model, own=in_key):
+            try:
+                found = model.rests_on(model.config, self._trusted)
+            except UserError as error:
+                raise PluginError(str(error)) from error
+            if found != task.target.rests_on:
+                raise PluginError(f"{model.origin} has changed since the run began")
+            with seeded(seed_from("init", task.key)):  # a factory may leave weights to chance
+                model.load(self._trusted)
         return model.to(self.device).requires_grad_(False).eval()
 
     def new_defense(self, ref: PluginRef, dataset: DatasetRef) -> Defense[Any]:
         """An untrained defense."""
         cls, config = self.plugin("defense", ref)
         shape = self.dataset(dataset)
-        with _refusals():
+        with _refusals(), watching("defense", cls, config):
             return cls(config, shape.image_shape, len(shape.class_names))  # type: ignore[no-any-return]
 
     def new_attack(self, ref: PluginRef, dataset: DatasetRef) -> Attack[Any]:
         """An attack, with untrained layers where it has any."""
         cls, config = self.plugin("attack", ref)
-        attack: Attack[Any] = cls(config)
         shape = self.dataset(dataset)
+        with watching("attack", cls, config):
+            attack: Attack[Any] = cls(config)
         if attack.trainable:
-            with _refusals():
+            with _refusals(), watching("attack", attack):
                 attack.build(shape.image_shape, len(shape.class_names))
         return attack
 

@@ -250,10 +250,12 @@ def _own_work(path: str, call: _Call) -> bool:
     Compiled code writes without an event, so the time of the file decides as well. What was written after
     another machine was asked may come from that machine.
     """
+    if call.fetched:
+        return False
     written = _written.get(os.path.realpath(path), 0.0)
     if exempt.is_temporary(path) and written:
         return True
-    return not call.fetched and max(written, os.stat(path).st_ctime) >= call.began
+    return max(written, os.stat(path).st_ctime) >= call.began
 
 
 def _asked_by_a_library() -> bool:

@@ -26,8 +26,8 @@ from benchmark.figures import KINDS
 from benchmark.grid import Grid, load_grid
 from benchmark.leaderboard import COLUMNS as LEADERBOARD_COLUMNS
 from benchmark.leaderboard import leaderboard
-from benchmark.output import OutcomesFile, open_out, unmarked, write_csv, write_json, write_text
 from benchmark.opened_files import merged
+from benchmark.output import OutcomesFile, open_out, unmarked, write_csv, write_json, write_text
 from benchmark.outside import handed_in, outside_cells
 from benchmark.paired import Judged, read_judged
 from benchmark.plan import Plan, make_plan

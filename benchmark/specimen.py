@@ -67,9 +67,8 @@ class Specimen:
 
     def make(self, seed: int, config: Config | None = None) -> Defense[Any]:
         """A fresh instance, with other random weights for another seed."""
-        with seeded(seed):
-            with watching("defense", self.kind, config or self.config):
-                return self.kind(config or self.config, self.shape, CLASSES).to(self.device)
+        with seeded(seed), watching("defense", self.kind, config or self.config):
+            return self.kind(config or self.config, self.shape, CLASSES).to(self.device)
 
     def restart(self) -> None:
         """Go back to an untrained instance."""

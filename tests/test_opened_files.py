@@ -250,7 +250,7 @@ def test_files_of_python_and_libraries_and_missing_ones_are_not_named(folder: Pa
         Path(__file__).read_bytes()  # an imported module's source
         os.listdir(".")
         with pytest.raises(FileNotFoundError):
-            open("absent")
+            Path("absent").read_text()
 
     assert opened(code) == ()
 

@@ -25,7 +25,13 @@ _CACHES = ("fontconfig", "matplotlib", "numba", "torch_extensions", "torch/kerne
 
 _HOME = (".art", ".config/matplotlib", ".nv", ".triton")
 
-_VARIABLES = ("CUDA_CACHE_PATH", "MPLCONFIGDIR", "NUMBA_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+_VARIABLES = (
+    "CUDA_CACHE_PATH",
+    "MPLCONFIGDIR",
+    "NUMBA_CACHE_DIR",
+    "TORCHINDUCTOR_CACHE_DIR",
+    "TRITON_CACHE_DIR",
+)
 
 _BROAD = ("/", "/usr", "/usr/local")
 """Prefixes of a Python that is the system's: people keep files of their own below them."""

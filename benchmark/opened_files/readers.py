@@ -16,14 +16,17 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 
 class Listener(Protocol):
-    """What is called for each event. Nothing that it raises reaches the code that opens the file."""
+    """What is called for each event. Nothing that it raises reaches the code that opens the file.
 
-    def active(self) -> bool:
-        """Whether anything has to be recorded at the moment."""
+    Attributes:
+        running: Empty as long as nothing has to be recorded; always the same list.
+    """
+
+    running: ClassVar[list[Any]]
 
     def read(self, path: str) -> None:
         """A file is opened for reading, or a folder is given to a reader that looks into it."""
@@ -96,13 +99,13 @@ def install(listener: Listener) -> None:
     """Notice from now on what is opened. An audit hook cannot be removed, so call this once in a process.
 
     Args:
-        listener: What is called; it is asked whether it is active before anything else is done.
+        listener: What is called while its `running` is not empty.
     """
     events = _events(listener)
-    active = listener.active
+    running = listener.running
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if not active():
+        if not running:  # most events of a process are of no interest, and this has to cost nothing
             return
         handle = events.get(event)
         if handle is not None:
@@ -217,7 +220,7 @@ def _wrap(reader: _Reader, module: ModuleType, listener: Listener) -> None:
         return  # taken from a module in which it is wrapped already
 
     def notice(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        if listener.active():
+        if listener.running:
             given = keywords.get(reader.keyword)
             if given is None and len(arguments) > reader.position:
                 given = arguments[reader.position]

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from typing_extensions import Self
 
@@ -189,7 +189,7 @@ def record_use() -> Iterator[Used]:
 
 
 def opened_by(kind: str, plugin: Plugin[Any] | type[Plugin[Any]], *configs: Config) -> Opened:
-    """The record of a plugin. A classifier that is given has one for each configuration: these are its own."""
+    """The record of a plugin; of a given classifier, which may be anybody's code, one per configuration."""
     own = None if isinstance(plugin, type) else vars(plugin).get("_opened")
     if isinstance(own, Opened):
         return own
@@ -206,9 +206,7 @@ def opened_by(kind: str, plugin: Plugin[Any] | type[Plugin[Any]], *configs: Conf
 class _Recorder:
     """Adds what is opened to the record of the plugin whose code runs."""
 
-    @staticmethod
-    def active() -> bool:
-        return bool(_running)
+    running: ClassVar[list[Any]] = _running
 
     @staticmethod
     def _call() -> _Call | None:

@@ -130,9 +130,7 @@ class _StoredCheckpoints:
     def save(self, state: Mapping[str, Tensor]) -> None:
         seconds = self.seconds + time.perf_counter() - self._begin
         with unwatched():
-            self._store.replace_tensors(
-                self._address, state, {"seconds": seconds, "curve": self.curve}
-            )
+            self._store.replace_tensors(self._address, state, {"seconds": seconds, "curve": self.curve})
 
     def account(self, watch: Stopwatch) -> dict[str, Any]:
         """What the whole training took, and how it went."""

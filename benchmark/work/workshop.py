@@ -152,7 +152,7 @@ class Workshop:
 
     @contextmanager
     def recording(self, tasks: Sequence[Task]) -> Iterator[None]:
-        """Store with the results that are made meanwhile what plugins opened for them and for their inputs."""
+        """Store with each result made meanwhile what plugins opened for it and for its inputs."""
         with record_use() as used:
 
             def notes() -> dict[str, Any]:

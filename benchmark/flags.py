@@ -49,6 +49,11 @@ FLAGS: dict[str, Flag] = {
         "pipeline that has a slope there and whose bare target it fools; or gradients that were not numbers "
         "were met",
     ),
+    "undeclared-file": Flag(
+        "doubt",
+        "the target, the defense, the attack or the data set opened a file that is none of its parameters: "
+        "the file may have changed since the figures were made",
+    ),
     "not-moved": Flag(
         "doubt",
         "the images that survive were moved by less than half of eps on average",

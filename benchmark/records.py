@@ -203,6 +203,8 @@ def _flags(cell: Cell, values: Mapping[str, _Array], row: Row, workshop: Worksho
             attacked_moves=_probed(cell, threat.probes[-1], "responds", workshop),
             lost_gradients=any(workshop.meta(score)["costs"]["blind"] for score in cell.scores),
         )
+    if any(workshop.opened(score) for score in cell.scores):
+        found.append("undeclared-file")
     found += movement_flags(cell, survives=survives, size=values[cell.attack.norm or "linf"])
     return [*found, *check_flags(cell, survives, _findings(cell, workshop))]
 

@@ -27,6 +27,7 @@ from benchmark.code import (
 from benchmark.errors import PluginError, Problem, UserError, nearest
 from benchmark.file_names import name_fault
 from benchmark.importing import import_file
+from benchmark.opened_files import record_import
 from benchmark.plugin import Plugin
 
 KINDS: dict[str, str] = {
@@ -145,13 +146,18 @@ def default_registry(plugins: Iterable[Path] = ()) -> Registry:
         for path in _files_of(package):
             module = f"{package}.{path.stem}"
             for declaration in declarations(path, [kind]):
-                load = partial(importlib.import_module, module)
+                load = partial(_import, module)
                 registry.add(_from_declaration(declaration, load, builtin=True))
         for point in importlib.metadata.entry_points(group=f"bench.{kind}s"):
             registry.add(_from_entry_point(kind, point))
     for path in dict.fromkeys(Path(plugin).resolve() for plugin in plugins):
         registry.add_file(path)
     return registry
+
+
+def _import(name: str) -> ModuleType:
+    with record_import(name):
+        return importlib.import_module(name)
 
 
 def _files_of(package: str) -> list[Path]:
@@ -184,7 +190,8 @@ def _from_entry_point(kind: str, point: importlib.metadata.EntryPoint) -> Entry:
 
     def load() -> type[Plugin[Any]]:
         try:
-            loaded = point.load()
+            with record_import(point.module):
+                loaded = point.load()
         except Exception as error:  # whatever a stranger's import raises, the message names the culprit
             raise UserError(f"{kind} {point.name!r} of {package} cannot be imported: {error!r}") from error
         return _checked(kind, point.name, loaded)

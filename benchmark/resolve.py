@@ -13,9 +13,11 @@ from pydantic import ValidationError
 from attacks.contract import Attack
 from benchmark.cells import ChosenAttack, ThreatRef
 from benchmark.datasets.contract import Dataset
+from benchmark.datasets.watched import watched
 from benchmark.errors import MissingImagesError, Problem, UserError, told
 from benchmark.files import digest_of_file
 from benchmark.grid import Block, Choice, Grid
+from benchmark.opened_files import watching
 from benchmark.plan import ChosenDefense, Product, SizedDataset
 from benchmark.plugin import Config, Norm
 from benchmark.refs import AttackRef, DatasetRef, DeclaredFile, DefenseRef, Parameters, TargetRef, Unbounded
@@ -163,12 +165,10 @@ class _Resolver:
 
     def _target(self, choice: Choice) -> TargetRef:
         assert issubclass(choice.plugin, Target)
-        basics = self._basics(choice)
-        return TargetRef(
-            **basics,
-            trainable=choice.plugin.trainable,
-            rests_on=choice.plugin.rests_on(choice.config.located(self.folder), self.trusted),
-        )
+        basics, config = self._basics(choice), choice.config.located(self.folder)
+        with watching("target", choice.plugin, config):
+            rests_on = choice.plugin.rests_on(config, self.trusted)
+        return TargetRef(**basics, trainable=choice.plugin.trainable, rests_on=rests_on)
 
     def _targets(self, choices: Sequence[Choice]) -> tuple[TargetRef, ...]:
         """The classifiers of a block; what is wrong with any of them is shown at once."""
@@ -193,21 +193,20 @@ class _Resolver:
         opened: Dataset[Any] = choice.plugin(choice.config.located(self.folder), self.data)
         ref = self._unopened(choice)
         if self.absent is None:
-            opened.download()
+            with watched(opened):
+                opened.download()
         try:
-            opened.prepare()
+            with watched(opened):
+                opened.prepare()
         except MissingImagesError:
             if self.absent is None or opened.test_size is None:
                 raise
             self.absent.append(ref.title)
             ref = replace(ref, images="not at hand", test_size=opened.test_size)
         else:
-            ref = replace(
-                ref,
-                images=opened.fingerprint(),
-                test_size=len(opened.load_test()),
-                class_names=tuple(opened.class_names),
-            )
+            with watched(opened):
+                images, test_size = opened.fingerprint(), len(opened.load_test())
+            ref = replace(ref, images=images, test_size=test_size, class_names=tuple(opened.class_names))
         return ref, opened.source, opened.substitutes
 
     def _unopened(self, choice: Choice) -> DatasetRef:
@@ -245,11 +244,13 @@ class _Resolver:
         # What is not marked `infer` may change the weights: an unmarked field costs a training, never a lie.
         train_fields = frozenset(type(config).model_fields) - config.fields_marked("infer")
         try:
-            cheaper = defense.in_attack(config)
+            located = config.located(self.folder)
+            with watching("defense", defense, located):
+                cheaper = defense.in_attack(located)
             in_attack = None if cheaper is None else _parameters(cheaper)
         except Exception as error:  # whatever a plugin raises, the message names it
             raise UserError(f"{origin}: in_attack raised {told(error)}") from error
-        resolved = config.model_dump(mode="json")
+        resolved = located.model_dump(mode="json")
         changed = {name for name in train_fields if in_attack and in_attack.config[name] != resolved[name]}
         if changed:
             raise UserError(
@@ -277,7 +278,9 @@ class _Resolver:
         assert issubclass(choice.plugin, Attack)
         origin = f"attack {choice.entry.name} ({choice.entry.origin})"
         try:
-            attack: Attack[Any] = choice.plugin(choice.config)
+            config = choice.config.located(self.folder)
+            with watching("attack", choice.plugin, config):
+                attack: Attack[Any] = choice.plugin(config)
         except Exception as error:  # an unfinished class, or whatever its constructor raises
             raise UserError(f"{origin} cannot be made: {told(error)}") from error
         if attack.norm not in (None, *typing.get_args(Norm)):

@@ -28,6 +28,7 @@ from benchmark.grid import Grid, load_grid
 from benchmark.keys import SCHEMA
 from benchmark.leaderboard import COLUMNS as LEADERBOARD_COLUMNS
 from benchmark.leaderboard import leaderboard
+from benchmark.opened_files import merged
 from benchmark.output import OutcomesFile, open_out, unmarked, write_csv, write_json, write_text
 from benchmark.outside import handed_in, outside_cells
 from benchmark.paired import Judged, read_judged
@@ -203,6 +204,8 @@ def _run(prepared: Prepared, observer: Observer, out: Path) -> Finished:
             substitutes += substitute_rows(cell, result.row, prepared.workshop)
             outcomes.add(cell, result)
             evidence += [evidence_of(*each) for each in ((cell, result), *result.outside)]
+    for title, names in merged([prepared.workshop.opened(s) for cell in cells for s in cell.scores]).items():
+        observer.warn(f"{title}: {', '.join(names)} is used and is no parameter (doubt undeclared-file)")
     there = [member for member in evidence if member is not None]
     add_flags(there)
     write_csv(out / "records.csv", COLUMNS, records)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.datasets.contract import TrainingData
+from benchmark.opened_files import watching
 from benchmark.plugin import ConfigT, Plugin, named
 
 
@@ -49,6 +50,10 @@ class Target(Plugin[ConfigT], nn.Module, ABC, Generic[ConfigT]):
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
         """Logits of shape (B, classes)."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with watching("target", self):
+            return super().__call__(*args, **kwargs)
 
     @classmethod
     def rests_on(cls, config: Any, trusted: Collection[Path]) -> Mapping[str, str]:

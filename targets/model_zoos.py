@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.errors import PluginError, UserError
+from benchmark.opened_files import unwatched
 from benchmark.plugin import Config, param
 from benchmark.trust import Trust, ask, is_importable
 from targets.contract import GivenTarget, target
@@ -59,9 +60,10 @@ class Timm(GivenTarget[TimmConfig]):
 
     def load(self, trusted: Collection[Path]) -> None:
         timm = _package("timm", "timm", trusted)
-        network = called(
-            self.origin, timm.create_model, {"model_name": self.config.model, "pretrained": True}
-        )
+        with unwatched():  # what it loads is known again by its digest
+            network = called(
+                self.origin, timm.create_model, {"model_name": self.config.model, "pretrained": True}
+            )
         data = timm.data.resolve_model_data_config(network)
         channels, size, _ = data["input_size"]
         if channels != self.image_shape[0]:
@@ -101,17 +103,16 @@ class RobustBench(GivenTarget[RobustBenchConfig]):
 
     def load(self, trusted: Collection[Path]) -> None:
         config = self.config
-        self.network = called(
-            self.origin,
-            _package("robustbench.utils", "robustbench", trusted).load_model,
-            {
-                "model_name": config.model,
-                "dataset": config.dataset,
-                "threat_model": config.threat_model,
-                # Not its default, ./models: a file that lies in the current folder would be unpickled.
-                "model_dir": str(Path(torch.hub.get_dir()) / "robustbench"),
-            },
-        )
+        names = {
+            "model_name": config.model,
+            "dataset": config.dataset,
+            "threat_model": config.threat_model,
+            # Not its default, ./models: a file that lies in the current folder would be unpickled.
+            "model_dir": str(Path(torch.hub.get_dir()) / "robustbench"),
+        }
+        with unwatched():  # as with timm
+            load_model = _package("robustbench.utils", "robustbench", trusted).load_model
+            self.network = called(self.origin, load_model, names)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network(x)  # type: ignore[no-any-return]

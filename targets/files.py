@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from benchmark.code import own_fingerprint, release
 from benchmark.errors import PluginError, UserError, told
+from benchmark.files import shown
 from targets.factories import COLLECTIONS
 
 _WRAPPINGS = ("state_dict", "model_state_dict", "model")
@@ -59,14 +60,14 @@ def refuse_unsafe(path: Path, trusted: Collection[Path]) -> None:
 
 def damaged(path: Path, error: Exception) -> UserError:
     """The refusal of a file that is cut, empty or spoilt."""
-    return UserError(f"the model file {str(path)!r} is damaged, or holds no model: {_first_line(error)}")
+    return UserError(f"the model file {shown(path)!r} is damaged, or holds no model: {_first_line(error)}")
 
 
 def not_trusted(path: Path, what: str) -> UserError:
     """The refusal of a file whose reading may run code; `what` it is."""
     return UserError(
-        f"the model file {str(path)!r} {what}: to read it may run code that somebody put into it",
-        hint=f"save the weights as safetensors, or, if you trust who made it, add --trust {path}",
+        f"the model file {shown(path)!r} {what}: to read it may run code that somebody put into it",
+        hint=f"save the weights as safetensors, or, if you trust who made it, add --trust {shown(path)}",
     )
 
 
@@ -83,14 +84,14 @@ def read_weights(path: Path, trusted: Collection[Path]) -> dict[str, Tensor]:
             return dict(load_file(path))
         held: Any = torch.load(path, map_location="cpu", weights_only=path.resolve() not in trusted)
     except Exception as error:  # each format complains in its own way
-        raise PluginError(f"weights {path} cannot be read: {_first_line(error)}") from error
+        raise PluginError(f"weights {shown(path)} cannot be read: {_first_line(error)}") from error
     if isinstance(held, nn.Module):
         held = held.state_dict()
     for name in _WRAPPINGS:
         if isinstance(held, Mapping) and isinstance(held.get(name), Mapping):
             held = held[name]
     if not isinstance(held, Mapping) or not all(isinstance(value, Tensor) for value in held.values()):
-        raise PluginError(f"weights {path} hold no state dict: a mapping of names to tensors")
+        raise PluginError(f"weights {shown(path)} hold no state dict: a mapping of names to tensors")
     return dict(held)
 
 
@@ -119,7 +120,7 @@ def put_weights(module: nn.Module, weights: Mapping[str, Tensor], path: Path, or
     }
     told_faults = [f"{len(names)} {fault} ({_some(names)})" for fault, names in faults.items() if names]
     if told_faults:
-        raise PluginError(f"weights {path} do not fit {origin}: {'; '.join(told_faults)}")
+        raise PluginError(f"weights {shown(path)} do not fit {origin}: {'; '.join(told_faults)}")
     module.load_state_dict(dict(weights))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from benchmark.files import shown
 from benchmark.plugin import FilePath, file, param
 from targets.contract import GivenTarget, target
 from targets.factories import find_factory
@@ -48,7 +49,7 @@ class Module(GivenTarget[ModuleConfig]):
 
     @property
     def origin(self) -> str:
-        weights = f" with weights {self.config.weights}" if self.config.weights else ""
+        weights = f" with weights {shown(self.config.weights)}" if self.config.weights else ""
         return f"module {self.config.factory}{weights}"
 
     @classmethod

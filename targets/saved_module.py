@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.errors import PluginError, told
+from benchmark.files import shown
 from benchmark.plugin import FilePath, file
 from targets.contract import GivenTarget, target
 from targets.files import damaged, not_trusted
@@ -50,7 +51,7 @@ class SavedModule(GivenTarget[SavedModuleConfig]):
 
     @property
     def origin(self) -> str:
-        return f"saved module {self.config.file}"
+        return f"saved module {shown(self.config.file)}"
 
     @classmethod
     def rests_on(cls, config: SavedModuleConfig, trusted: Collection[Path]) -> Mapping[str, str]:

@@ -237,9 +237,18 @@ def _wrap(reader: _Reader, module: ModuleType, listener: Listener) -> None:
             return original(*arguments, **keywords)
 
         replacement._notices_files = True
+        _keep_scriptable(original, replacement)
         if inspect.isclass(holder) and not last.startswith("__"):
             replacement = staticmethod(replacement)
     setattr(holder, last, replacement)
+
+
+def _keep_scriptable(original: Any, replacement: Any) -> None:
+    """Let TorchScript compile calls of the replacement, as it does those of one of torch's own operators."""
+    builtins = sys.modules.get("torch.jit._builtins")
+    operator = builtins and builtins._find_builtin(original)
+    if builtins and operator:
+        builtins._register_builtin(replacement, operator)
 
 
 def _subclass(original: type, notice: Callable[[tuple[Any, ...], dict[str, Any]], None]) -> type:

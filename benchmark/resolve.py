@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from attacks.contract import Attack
 from benchmark.cells import ChosenAttack, ThreatRef
 from benchmark.datasets.contract import Dataset
+from benchmark.datasets.coverage import empty_classes
 from benchmark.errors import MissingImagesError, Problem, UserError, told
 from benchmark.grid import Block, Choice, Grid
 from benchmark.plan import ChosenDefense, Product, SizedDataset
@@ -37,6 +38,7 @@ def resolve(
     *,
     only: Collection[str] = (),
     absent: list[str] | None = None,
+    warn: Callable[[str], None] = lambda message: None,
 ) -> list[Product]:
     """Find the images of every data set, fingerprint images and code, and take down the plugins' facts.
 
@@ -48,6 +50,7 @@ def resolve(
         only: Titles of the data sets that matter: where one is among them, others need no images.
         absent: Where to note data sets whose images are missing but whose size is known, in place of an
             error. Such a plan can be counted and not run.
+        warn: Gets a message for each data set that has classes without images.
 
     Raises:
         UserError: Images or a classifier's files are missing, or `n` is more than there are.
@@ -58,7 +61,7 @@ def resolve(
         for choice in block.datasets:
             identity = (choice.entry.name, choice.config.model_dump_json())
             if identity not in datasets:
-                datasets[identity] = _dataset(choice, data, absent)
+                datasets[identity] = _dataset(choice, data, absent, warn)
         products.append(_product(block, datasets, registry, trusted))
     return products
 
@@ -151,7 +154,7 @@ def _source(
 
 
 def _dataset(
-    choice: Choice, data: Path, absent: list[str] | None
+    choice: Choice, data: Path, absent: list[str] | None, warn: Callable[[str], None]
 ) -> tuple[DatasetRef, str | None, Sequence[str]]:
     """The data set, and the names of its default source classifier and of targets that suit it."""
     assert issubclass(choice.plugin, Dataset)
@@ -167,12 +170,15 @@ def _dataset(
         absent.append(ref.title)
         ref = replace(ref, images="not at hand", test_size=opened.test_size)
     else:
+        test = opened.load_test().labels
         ref = replace(
             ref,
             images=opened.fingerprint(),
-            test_size=len(opened.load_test()),
+            test_size=len(test),
             class_names=tuple(opened.class_names),
         )
+        for message in empty_classes(opened, test):
+            warn(f"dataset {ref.title}: {message} (do labels count from 0, and is each one a class?)")
     return ref, opened.source, opened.substitutes
 
 

@@ -71,6 +71,7 @@ def perform_sweep(tasks: list[Craft], workshop: Workshop) -> None:
 
 _TRAINING = ("benchmark/work/train.py", "benchmark/work/seeding.py")
 _SURFACES = (
+    "benchmark/work/scale.py",
     "benchmark/work/surface.py",
     "benchmark/threats/surfaces.py",
     "benchmark/noise.py",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from attacks.contract import Attack
 from benchmark.cells import ChosenAttack, ThreatRef
 from benchmark.datasets.contract import Dataset
+from benchmark.datasets.coverage import empty_classes
 from benchmark.datasets.watched import watched
 from benchmark.errors import MissingImagesError, Problem, UserError, told
 from benchmark.files import digest_of_file
@@ -40,6 +41,7 @@ def resolve(
     *,
     only: Collection[str] = (),
     absent: list[str] | None = None,
+    warn: Callable[[str], None] = lambda message: None,
 ) -> list[Product]:
     """Find the images and files that a grid names, with their digests, and note what plugins state.
 
@@ -51,11 +53,12 @@ def resolve(
         only: Titles of the data sets that matter: where one is among them, others need no images.
         absent: Where to note data sets whose images are missing but whose size is known, in place of an
             error. Such a plan can be counted and not run.
+        warn: Gets a message for each data set that has classes without images.
 
     Raises:
         UserError: Images or a classifier's files are missing, or `n` is more than there are.
     """
-    return _Resolver(grid.folder, registry, data, trusted, absent).products(grid.blocks, only)
+    return _Resolver(grid.folder, registry, data, trusted, absent, warn).products(grid.blocks, only)
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class _Resolver:
     data: Path
     trusted: Collection[Path]
     absent: list[str] | None
+    warn: Callable[[str], None]
     datasets: _Opened = field(default_factory=dict)
     digests: dict[Path, str] = field(default_factory=dict)
 
@@ -205,8 +209,12 @@ class _Resolver:
             ref = replace(ref, images="not at hand", test_size=opened.test_size)
         else:
             with watched(opened):
-                images, test_size = opened.fingerprint(), len(opened.load_test())
-            ref = replace(ref, images=images, test_size=test_size, class_names=tuple(opened.class_names))
+                images, test = opened.fingerprint(), opened.load_test().labels
+                for message in empty_classes(opened, test):
+                    self.warn(
+                        f"dataset {ref.title}: {message} (do labels count from 0, and is each one a class?)"
+                    )
+            ref = replace(ref, images=images, test_size=len(test), class_names=tuple(opened.class_names))
         return ref, opened.source, opened.substitutes
 
     def _unopened(self, choice: Choice) -> DatasetRef:

@@ -164,7 +164,13 @@ def prepare(
     trusted = read_trust(trust, plugins)
     absent: list[str] = []
     products = resolve(
-        grid, registry, root, trusted, only=wanted.get("dataset", ()), absent=absent if look else None
+        grid,
+        registry,
+        root,
+        trusted,
+        only=wanted.get("dataset", ()),
+        absent=absent if look else None,
+        warn=observer.warn,
     )
     plan = make_plan(products, wanted, sanity=sanity)
     grid = replace(grid, name=f"{grid.name}-only") if wanted else grid  # a part must not pass for the whole

@@ -67,6 +67,7 @@ def craft(tasks: Sequence[Craft], workshop: Workshop) -> None:
         except (Exception, SystemExit) as error:  # whatever an attack raises is no robustness: the cell fails
             raise PluginError(f"attack {first.attack.name} raised {told(error)}") from error
     meter = {name: count / len(clean) for name, count in vars(passes).items()}
+    meter["score_factor"] = workshop.score_factor(first.surface.target)
     for task, images in zip(tasks, found, strict=True):
         _check(task, images, clean)
     surface.allowed = float("inf")

@@ -27,6 +27,7 @@ from benchmark.training import weights_digest
 from benchmark.work.given import answers, are_the_same
 from benchmark.work.provenance import Difference, Provenance, Reuse
 from benchmark.work.recent import Recent
+from benchmark.work.scale import factor_of, sample
 from benchmark.work.seeding import seeded
 from defenses.contract import Defense
 from targets.contract import GivenTarget, Target
@@ -86,6 +87,7 @@ class Workshop:
         self._datasets: Recent[Dataset[Any]] = Recent(_DATASETS_KEPT)
         self._splits: Recent[Splits] = Recent(_DATASETS_KEPT)
         self._models: Recent[nn.Module] = Recent(_MODELS_KEPT)
+        self._factors: dict[str, float] = {}
         self._results: Recent[dict[str, Tensor]] = Recent(_RESULT_BYTES_KEPT, _bytes)
         self._opened: dict[str, Mapping[str, list[str]]] = {}
         self._used = Used()
@@ -267,6 +269,18 @@ class Workshop:
 
         # eval() each time: whoever had the module before may have changed its mode
         return self._models.get(task.key, load).eval()
+
+    def score_factor(self, task: TrainTarget) -> float:
+        """What the scores of a classifier are multiplied by before attacks see them; mostly 1.
+
+        It follows from the classifier and the data set alone.
+        """
+        if task.key not in self._factors:
+            model = self.target(task)
+            images = sample(self.splits(task.dataset)).to(self.device)
+            with torch.no_grad(), seeded(seed_from("score-factor")):
+                self._factors[task.key] = factor_of(model(images))
+        return self._factors[task.key]
 
     def purifier(self, purifier: Purifier, dataset: DatasetRef) -> PurifierModule:
         """A purifier ready for use, with the weights of its trainings."""

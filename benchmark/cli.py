@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import typer
 
 from benchmark.errors import UserError
+from benchmark.zoo_cli import zoo_app
 
 app = typer.Typer(
     help="Measure whether a purifier in front of an image classifier protects it from adversarial attacks.",
@@ -36,6 +37,7 @@ Trust = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, …")]
+app.add_typer(zoo_app, name="zoo")
 
 
 def main() -> None:
@@ -67,6 +69,9 @@ def run(
         str, typer.Option("--sanity", help="fast, or full: with the checks that take as long as attacks.")
     ] = "fast",
     trust: Trust = None,
+    zoo: Annotated[
+        bool, typer.Option("--zoo/--no-zoo", help="Take trainings from the zoo, or train all of them here.")
+    ] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and stop.")] = False,
 ) -> None:
     """Run a grid: train what is missing, attack, purify, score, write tables. Run again to go on."""
@@ -91,6 +96,7 @@ def run(
         sanity=_sanity(sanity),
         trust=trust or [],
         look=dry_run,
+        zoo=zoo,
     )
     if dry_run:
         for line in announcement(prepared):

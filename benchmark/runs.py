@@ -43,6 +43,7 @@ from benchmark.tables import latex, markdown, tidy_csv
 from benchmark.work.perform import code_of, perform
 from benchmark.work.provenance import Provenance, Reuse
 from benchmark.work.workshop import Workshop
+from benchmark.zoo_layers import default_layers
 
 
 @dataclass(frozen=True)
@@ -152,12 +153,14 @@ def prepare(
     reuse: Reuse = "any",
     threads: int = 1,
     folder: Path | None = None,
+    zoo: bool = True,
 ) -> Prepared:
     """Validate a grid and plan it; what is in the files of `trust` may run when classifiers are read.
 
     A plan that is only to be looked at needs no images of data sets whose size is known. `reuse` says which
     stored results count, `threads` how many threads the CPU uses (another number rounds otherwise), and
-    `folder` where relative paths in the grid are seen from, if not from the grid's own file.
+    `folder` where relative paths in the grid are seen from, if not from the grid's own file. Without `zoo`
+    all that the store lacks is trained.
 
     Raises:
         UserError: Anything in what the user gave is wrong.
@@ -165,7 +168,8 @@ def prepare(
     registry = default_registry([Path(plugin) for plugin in plugins])
     grid = load_grid(source, registry, folder)
     chosen = pick_device(device)
-    opened = Store(str(store or default_store()), observer.warn)
+    layers = default_layers(observer.warn) if zoo else ()
+    opened = Store(str(store or default_store()), observer.warn, layers)
     root = Path(data or default_data())
     wanted = {name: [value] if isinstance(value, str) else value for name, value in (only or {}).items()}
     trusted = trusted_files(trust)

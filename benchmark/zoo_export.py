@@ -106,9 +106,7 @@ def write_zoo(
                 )
                 record = earlier
             else:
-                yield f"{record}: {record.bytes / 1e6:.2f} MB" + (
-                    "" if record.files else ", listed without files"
-                )
+                yield _written(record)
             if record.sha256 == entry.record.sha256:
                 _write_parts(place, record, entry.content)
             known[record.key] = record
@@ -116,6 +114,12 @@ def write_zoo(
             raise UserError("nothing to export: the run has no training in the store")
         write_text(place / INDEX, Index(trainings=tuple(known.values())).text())
         _remove_files_of(index, place, {name for record in known.values() for name in record.files})
+
+
+def _written(record: Record) -> str:
+    listed = "" if record.files else ", listed without its files"
+    gate = "" if record.gate is None or record.gate.reached else "; it does not reach its gate"
+    return f"{record}: {record.bytes / 1e6:.2f} MB{listed}{gate}"
 
 
 def _is_trained(task: Training) -> bool:
@@ -161,7 +165,7 @@ def _write_archive(place: Path, offered: Iterator[Offered | str]) -> Iterator[st
                 for name, part in parts_of(entry.record, entry.content).items():
                     archive.add(name, part)
                 records.append(entry.record)
-                yield f"{entry.record}: {entry.record.bytes / 1e6:.2f} MB"
+                yield _written(entry.record)
             archive.add(INDEX, Index(trainings=tuple(records)).text().encode())
         if not records:
             raise UserError("nothing to export: the run has no training in the store")
@@ -198,7 +202,7 @@ def _offered(task: Training, workshop: Workshop, licence: str, commit: str | Non
     meta = workshop.meta(task)
     content = make_payload(workshop.tensors(task), address(task))
     earlier = meta.get("zoo")
-    if isinstance(earlier, Mapping):  # it came from a zoo: what is known of it there stays
+    if isinstance(earlier, Mapping):  # it came from a zoo, whose words stay
         licence, commit = str(earlier["licence"]), earlier["commit"]
     ref, dataset = _plugin(task), workshop.dataset(task.dataset)
     figures = {k: v for k, v in meta.items() if k not in ("task", "made", "zoo")}

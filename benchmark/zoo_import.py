@@ -28,20 +28,20 @@ def import_zoo(source: Source, store_url: str) -> Iterator[str]:
         UserError: Anything about it is wrong; names the file. Nothing was written then.
     """
     index = read_index(source)
-    here = [record for record in index.trainings if record.files]
+    complete = [record for record in index.trainings if record.files]
     if isinstance(source, Archive):
-        _check_members(source, here)
-    for record in here:
+        _check_members(source, complete)
+    for record in complete:
         read_tensors(source, record)
     store = Store(store_url)
-    for record in here:
+    for record in complete:
         if store.holds(record.address):
             yield f"{record} is in the store already"
             continue
         store.put_tensors(record.address, read_tensors(source, record), record.meta())
         yield f"{record}"
-    if len(here) < len(index.trainings):
-        yield f"{len(index.trainings) - len(here)} trainings are listed without their weights"
+    if len(complete) < len(index.trainings):
+        yield f"{len(index.trainings) - len(complete)} trainings are listed without their weights"
 
 
 def fetch(layers: Collection[ZooLayer], store: Store, wanted: Collection[str]) -> Iterator[str]:

@@ -129,6 +129,13 @@ class Record(_Model):
             raise ValueError(f"{label!r} is no plain name")
         return label
 
+    @field_validator("dataset", "role", "preset", "source", "licence", "commit")
+    @classmethod
+    def _printable(cls, text: str | None) -> str | None:
+        if text is not None and not text.isprintable():  # it is shown on terminals
+            raise ValueError(f"{text!r} has characters that cannot be printed")
+        return text
+
     @field_validator("files")
     @classmethod
     def _plain_files(cls, files: tuple[str, ...]) -> tuple[str, ...]:
@@ -183,7 +190,8 @@ class Record(_Model):
         texts = [f"validation error {100 * error:.2f} %"] if isinstance(error, float) else []
         if self.gate is not None:
             added, images = 100 * self.gate.added, self.gate.images
-            texts.append(f"adds {added:.1f} points of clean error on {images} validation images")
+            over = "" if self.gate.reached else f", more than the {100 * self.gate.limit:g} of its gate"
+            texts.append(f"adds {added:.1f} points of clean error on {images} validation images{over}")
         return texts
 
 

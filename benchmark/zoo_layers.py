@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.errors import UserError, nearest
-from benchmark.store import Address
+from benchmark.store import Address, Store, default_store
 from benchmark.zoo_index import INDEX, Index, Record, read_index, read_tensors
 from benchmark.zoo_sources import Folder
 
@@ -17,6 +18,9 @@ SHIPPED = Path(__file__).parent / "zoo"
 """The weights that come with the package."""
 
 _PROJECT = Path(__file__).parent.parent
+
+_MOST = 10_000
+"""More trainings of a plugin than any store has."""
 
 Warn = Callable[[str], None]
 
@@ -47,12 +51,24 @@ class ZooLayer:
         """The trainings whose weights are here."""
         return iter(list(self._records.values()))
 
+    def records_of(self, kind: str, label: str) -> Iterator[Record]:
+        """The trainings of one kind of one plugin."""
+        return (record for record in self.records() if (record.kind, record.label) == (kind, label))
+
+    def read(self, record: Record) -> dict[str, Any]:
+        """The weights of a training.
+
+        Raises:
+            UserError: They are damaged; names the file.
+        """
+        return read_tensors(self.folder, record)
+
     def has(self, address: Address) -> bool:
-        """Whether there are weights for an address."""
+        """Whether this zoo has the weights for an address."""
         return address in self._records
 
     def has_any(self, kind: str, label: str) -> bool:
-        """Whether there are weights of a kind for a plugin."""
+        """Whether this zoo has weights of a kind for a plugin."""
         return any(address.kind == kind and address.label == label for address in self._records)
 
     def meta(self, address: Address) -> dict[str, Any] | None:
@@ -99,6 +115,36 @@ class ZooLayer:
         if not whole:
             self._warn(f"{self.title}: the files of {record} are not whole; this training is not used")
         return whole
+
+
+class StoreLayer:
+    """The trainings that were imported or fetched into the store, for loading them from Python."""
+
+    name = "store"
+    title = "in the store"
+
+    def __init__(self, warn: Warn = _ignore) -> None:
+        url = default_store()
+        exists = "://" in url or Path(url).expanduser().is_dir()  # to look must not make a store
+        self._store = Store(url, warn) if exists else None
+
+    def records_of(self, kind: str, label: str) -> Iterator[Record]:
+        """The trainings of one kind of one plugin."""
+        if self._store is not None:
+            for meta in self._store.samples(kind, label, limit=_MOST):
+                if "zoo" in meta:
+                    yield Record.model_validate_json(json.dumps(meta["zoo"]))
+
+    def read(self, record: Record) -> dict[str, Any]:
+        """The weights of a training.
+
+        Raises:
+            UserError: They are damaged.
+        """
+        tensors = None if self._store is None else self._store.get_tensors(record.address)
+        if tensors is None:
+            raise UserError(f"{record} is damaged in the store")
+        return tensors
 
 
 def default_layers(warn: Warn = _ignore) -> list[ZooLayer]:

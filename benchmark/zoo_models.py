@@ -16,11 +16,12 @@ from benchmark.outside import Pipeline
 from benchmark.plugin import Config
 from benchmark.purifier import PurifierModule
 from benchmark.registry import Entry, Registry, default_registry
-from benchmark.zoo_index import Record, read_tensors
-from benchmark.zoo_layers import ZooLayer, find_layers
+from benchmark.zoo_index import Record
+from benchmark.zoo_layers import StoreLayer, ZooLayer, find_layers
 from defenses.contract import Defense
 
-Found = tuple[Record, ZooLayer]
+Layer = ZooLayer | StoreLayer
+Found = tuple[Record, Layer]
 
 
 class Classifier(nn.Module):
@@ -128,7 +129,7 @@ def load_pipeline(
     return Pipeline(target, defense).eval()
 
 
-def rebuild(record: Record, layer: ZooLayer, registry: Registry) -> nn.Module:
+def rebuild(record: Record, layer: Layer, registry: Registry) -> nn.Module:
     """The module of a target or a defense with its weights.
 
     Raises:
@@ -139,21 +140,19 @@ def rebuild(record: Record, layer: ZooLayer, registry: Registry) -> nn.Module:
     return _classifier(record, layer, registry)
 
 
-def _classifier(record: Record, layer: ZooLayer, registry: Registry) -> Classifier:
+def _classifier(record: Record, layer: Layer, registry: Registry) -> Classifier:
     return Classifier(_weighted(record, layer, registry, {}), f"{record.describe()}; {layer.title}")
 
 
 def _purifier(
-    record: Record, layer: ZooLayer, registry: Registry, parameters: Mapping[str, Any]
+    record: Record, layer: Layer, registry: Registry, parameters: Mapping[str, Any]
 ) -> LoadedPurifier:
     module = _weighted(record, layer, registry, parameters)
     assert isinstance(module, Defense)
     return LoadedPurifier(module, f"{record.describe()}; {layer.title}")
 
 
-def _weighted(
-    record: Record, layer: ZooLayer, registry: Registry, parameters: Mapping[str, Any]
-) -> nn.Module:
+def _weighted(record: Record, layer: Layer, registry: Registry, parameters: Mapping[str, Any]) -> nn.Module:
     entry = registry.get(record.plugin_kind, record.label)
     kind: Any = entry.load()
     if record.needs_files:
@@ -166,7 +165,7 @@ def _weighted(
     try:
         config = kind.config_type()(**{**record.parameters, **parameters})
         module: nn.Module = kind(config, record.image_shape, record.classes)
-        module.load_state_dict(read_tensors(layer.folder, record))
+        module.load_state_dict(layer.read(record))
     except (ValidationError, ValueError, RuntimeError) as error:
         message = str(error).strip().replace("\n", " ")
         raise UserError(f"{record} cannot be rebuilt: {message}") from error
@@ -175,9 +174,9 @@ def _weighted(
 
 def _other_plugin(entry: Entry, record: Record) -> str | None:
     """How the plugin differs from the one that was trained; None if it is the same."""
-    trained, here = record.plugin.get("version"), entry.load().version
-    if trained != here:
-        return f"its weights are of version {trained} of the plugin, and here is version {here}"
+    trained, installed = record.plugin.get("version"), entry.load().version
+    if trained != installed:
+        return f"its weights are of version {trained} of the plugin, but version {installed} is installed"
     if record.plugin.get("code") != entry.code():
         return f"its weights are of another {entry.kind} of that name"
     return None
@@ -199,8 +198,10 @@ def _find(
         UserError: There is none, or several; says what there is.
     """
     warnings: list[str] = []
-    named = list(_named(find_layers(zoo, warnings.append), entry, kinds))
-    there = [f"{record.dataset}: {record}" for record, _ in named]
+    layers: list[Layer] = list(find_layers(zoo, warnings.append))
+    layers += [StoreLayer(warnings.append)] if zoo is None else []
+    named = list(_named(layers, entry, kinds))
+    known = [str(record) for record, _ in named]
     fitting = [
         (record, layer)
         for record, layer in named
@@ -214,7 +215,7 @@ def _find(
             if key
             else ", ".join([f"seed {seed}", *(f"{k}={v!r}" for k, v in parameters.items())])
         )
-        hints = [*warnings, *([f"there is {text}" for text in there] or ["no zoo has any weights of it"])]
+        hints = [*warnings, *([f"known: {text}" for text in known] or ["no zoo has any weights of it"])]
         hint = "\n    ".join(
             [*hints, f"train it: a grid with {entry.kind} {entry.name} and {dataset}, `bench run`"]
         )
@@ -234,12 +235,12 @@ def _find(
     )
 
 
-def _named(layers: Sequence[ZooLayer], entry: Entry, kinds: Sequence[str]) -> Iterator[Found]:
+def _named(layers: Sequence[Layer], entry: Entry, kinds: Sequence[str]) -> Iterator[Found]:
     """The trainings of a plugin, each in the first layer that has it."""
     seen = set()
     for layer in layers:
-        for record in layer.records():
-            if record.kind in kinds and record.label == entry.name and record.key not in seen:
+        for record in (record for kind in kinds for record in layer.records_of(kind, entry.name)):
+            if record.key not in seen:
                 seen.add(record.key)
                 yield record, layer
 

@@ -76,7 +76,7 @@ class Archive:
     """The members of a tar or zip archive.
 
     Raises:
-        UserError: It cannot be read, or a member is not a plain file of a plain name, or there twice.
+        UserError: It cannot be read, or a member is not a plain file of a plain name, or in it twice.
     """
 
     def __init__(self, title: str, members: Mapping[str, tuple[int, Reader]]) -> None:
@@ -99,7 +99,7 @@ class Archive:
             UserError: There is none of that name, it is damaged, or has more than `limit` bytes.
         """
         if name not in self._members:
-            raise UserError(f"{self.title}: there is no {name}")
+            raise UserError(f"{self.title}: it has no {name}")
         try:
             content = self._members[name][1](limit + 1)
         except Exception as error:  # damaged or encrypted: zlib, tarfile and zipfile raise what they like

@@ -119,7 +119,9 @@ class _Checks:
         assert found is not None
         text = _compared("clean error added", stated.added, found.added)
         if not found.reached:
-            return Finding(False, str(record), f"{text}: its gate of {stated.limit:g} is not reached")
+            return Finding(
+                False, str(record), f"{text}: more than the {100 * stated.limit:g} points of its gate"
+            )
         return Finding(_are_close(stated.added, found.added, stated.images), str(record), text)
 
     def _images(self, record: Record) -> TrainingData:

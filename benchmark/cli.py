@@ -354,7 +354,9 @@ def verify(
     data: Data = None,
     store: Annotated[
         str | None,
-        typer.Option("--store", help="Where to take results from [default: none, all is computed]."),
+        typer.Option(
+            "--store", help="Where to take results from [default: none, only trainings from the zoo]."
+        ),
     ] = None,
     device: Device = "auto",
     plugin: Plugins = None,

@@ -33,6 +33,8 @@ def announcement(prepared: Prepared) -> Iterator[str]:
         yield f"  {count} × {kind}"
     trainings = Counter(describe(task) for task in missing if task.kind.startswith("train"))
     yield from (f"  needs {training}{f' × {n}' if n > 1 else ''}" for training, n in trainings.items())
+    if not trainings and any(task.kind.startswith("train") for task in cached):
+        yield "  nothing to train"
     guess = estimate(missing, prepared.workshop.store)
     if guess.seconds or not guess.unknown:
         yield f"time, from earlier timings: about {_long(guess.seconds)}"

@@ -105,9 +105,9 @@ def load_defense(
         return _untrained(entry, dataset, registry, data, parameters)
     # Parameters that act after training are set; weights depend on the others, which choose among them.
     after = kind.config_type().fields_marked("infer")
-    chosen = {name: value for name, value in parameters.items() if name not in after}
+    chosen = {field: value for field, value in parameters.items() if field not in after}
     record, layer = _find(entry, ("train-defense",), dataset, seed, "defense", key, zoo, chosen)
-    set_after = {name: value for name, value in parameters.items() if name in after}
+    set_after = {field: value for field, value in parameters.items() if field in after}
     return _purifier(record, layer, registry, set_after)
 
 

@@ -71,6 +71,7 @@ def test_a_dry_run_and_a_run_say_what_comes_from_which_zoo(
         assert done.exit_code == 0, done.output
         assert line in [text.strip() for text in done.output.splitlines()]
     assert not list((tmp_path / "store").glob("train-*"))  # a layer's entry is read where it lies
+    assert "nothing to train" in CliRunner().invoke(app, [*arguments, "--dry-run"]).output
     dry = CliRunner().invoke(app, [*arguments, "--store", str(tmp_path / "other"), "--no-zoo", "--dry-run"])
     assert "from the zoo" not in dry.output
     assert "needs training nearest-mean" in dry.output

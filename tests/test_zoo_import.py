@@ -79,6 +79,7 @@ def test_what_was_exported_and_imported_need_not_be_trained(
     assert done.exit_code == 0, done.output
     assert to_train(GRID, tmp_path / "store", [constructed])[0] == 0
     notes = run(GRID, tmp_path / "store", tmp_path / "out", [constructed])
+    assert not list((tmp_path / "store").glob("checkpoint"))
     assert figures(tmp_path / "out").equals(figures(exported / "out"))
     assert notes.warnings == []
     again = bench("import", exported / name, "--store", tmp_path / "store")

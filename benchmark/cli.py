@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import typer
 
 from benchmark.errors import UserError
+from benchmark.zoo_cli import zoo_app
 
 app = typer.Typer(
     help="Measure whether a purifier in front of an image classifier protects it from adversarial attacks.",
@@ -34,6 +35,7 @@ Trust = Annotated[
     typer.Option("--trust", help="A model file, Python file or package whose code may run; may be repeated."),
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, …")]
+app.add_typer(zoo_app, name="zoo")
 
 
 def main() -> None:
@@ -74,6 +76,9 @@ def run(
     threads: Annotated[
         int, typer.Option("--threads", min=1, help="Threads of the CPU; another number rounds otherwise.")
     ] = 1,
+    zoo: Annotated[
+        bool, typer.Option("--zoo/--no-zoo", help="Take trainings from the zoo, or train all of them here.")
+    ] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and stop.")] = False,
 ) -> None:
     """Run a grid: train what is missing, attack, purify, score, write tables. Run again to go on."""
@@ -100,6 +105,7 @@ def run(
         look=dry_run,
         reuse=_reuse(reuse),
         threads=threads,
+        zoo=zoo,
     )
     if dry_run:
         for line in announcement(prepared):
@@ -360,7 +366,9 @@ def verify(
     data: Data = None,
     store: Annotated[
         str | None,
-        typer.Option("--store", help="Where to take results from [default: none, all is computed]."),
+        typer.Option(
+            "--store", help="Where to take results from [default: none, only trainings from the zoo]."
+        ),
     ] = None,
     device: Device = "auto",
     plugin: Plugins = None,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol as Interface
 
@@ -28,6 +29,8 @@ class Observer(Interface):
     def failed(self, task: Task, reason: str) -> None: ...
 
     def training(self, task: Task, done: int, total: int, figures: Mapping[str, float]) -> None: ...
+
+    def note(self, message: str) -> None: ...
 
     def warn(self, message: str) -> None: ...
 
@@ -68,6 +71,16 @@ def split_by_store(plan: Plan, workshop: Workshop) -> tuple[list[Task], list[Tas
     return [t for t in plan.tasks if t.key in wanted], [t for t in plan.tasks if t.key in stored]
 
 
+def from_zoo(cached: Iterable[Task], workshop: Workshop) -> Iterator[str]:
+    """How many of the results that need not be computed come from which layer below the store."""
+    counts = Counter(
+        workshop.store.layer_of(address(task)) for task in cached if task.kind.startswith("train")
+    )
+    for layer, count in counts.items():
+        if layer is not None:
+            yield f"{count} training{'' if count == 1 else 's'} from the zoo {layer}"
+
+
 def _allowed(task: Task, workshop: Workshop) -> bool:
     difference = workshop.difference(task)
     return difference is not None and difference.allows(workshop.reuse)
@@ -78,6 +91,8 @@ def execute(plan: Plan, workshop: Workshop, observer: Observer) -> Execution:
     missing, cached = split_by_store(plan, workshop)
     execution = Execution()
     observer.begin(_by_kind(missing), _by_kind(cached))
+    for line in from_zoo(cached, workshop):
+        observer.note(line)
     found = (workshop.difference(task) for task in cached)
     notice = describe(difference for difference in found if difference is not None)
     if notice is not None:

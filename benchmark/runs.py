@@ -45,6 +45,7 @@ from benchmark.trust import ask, read_trust
 from benchmark.work.perform import code_of, perform
 from benchmark.work.provenance import Provenance, Reuse, summarise
 from benchmark.work.workshop import Workshop, address
+from benchmark.zoo_layers import default_layers
 
 
 @dataclass(frozen=True)
@@ -145,12 +146,14 @@ def prepare(
     reuse: Reuse = "any",
     threads: int = 1,
     folder: Path | None = None,
+    zoo: bool = True,
 ) -> Prepared:
     """Validate a grid and plan it. Of what the grid names only the code in `plugins` and `trust` runs.
 
     A plan that is only to be looked at needs no images of data sets whose size is known. `reuse` says which
     stored results count, `threads` how many threads the CPU uses (another number rounds otherwise), and
-    `folder` where relative paths in the grid are seen from, if not from the grid's own file.
+    `folder` where relative paths in the grid are seen from, if not from the grid's own file. Without `zoo`
+    all that the store lacks is trained.
 
     Raises:
         UserError: Anything in what the user gave is wrong.
@@ -158,7 +161,8 @@ def prepare(
     registry = default_registry([Path(plugin) for plugin in plugins])
     grid = load_grid(source, registry, folder)
     chosen = pick_device(device)
-    opened = Store(str(store or default_store()), observer.warn)
+    layers = default_layers(observer.warn) if zoo else ()
+    opened = Store(str(store or default_store()), observer.warn, layers)
     root = Path(data or default_data())
     wanted = {name: [value] if isinstance(value, str) else value for name, value in (only or {}).items()}
     trusted = read_trust(trust, plugins)

@@ -86,7 +86,8 @@ def reproduce(
         count: How many rows, or all where there are fewer.
         seed: Decides which.
         data: As in `bench run`.
-        store: What it holds is not computed again; by default an empty one, so that everything is.
+        store: What it holds is not computed again; by default an empty one, so that everything is computed
+            but the trainings that the zoo has.
         device: As in `bench run`.
         plugins: As in `bench run`. Plugin files that were published with a row run only if they are named.
         trust: As in `bench run`.

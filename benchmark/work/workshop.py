@@ -278,7 +278,7 @@ class Workshop:
         if task.key not in self._factors:
             model = self.target(task)
             images = sample(self.splits(task.dataset)).to(self.device)
-            with torch.no_grad(), seeded(seed_from("score-factor")):
+            with torch.no_grad(), seeded(task.seed_for("score-factor")):
                 self._factors[task.key] = factor_of(model(images))
         return self._factors[task.key]
 

@@ -18,6 +18,7 @@ from safetensors.torch import load, save
 from typing_extensions import Self
 
 from benchmark.errors import UserError
+from benchmark.file_names import name_fault
 from benchmark.keys import digest
 from benchmark.store import Address, apart_in_memory
 
@@ -37,15 +38,9 @@ _PLUGINS = {
 }
 """The kinds of trainings, and what each trains."""
 
-_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _PAYLOAD = re.compile(r".+\.safetensors(\.\d{2})?")
 _OWNER = "training"
 """The entry in the header of a safetensors file that says whose weights it holds."""
-
-
-def is_plain(name: str) -> bool:
-    """Whether a name can be a file or folder of its own, on every system: no path, nothing hidden."""
-    return _PLAIN.fullmatch(name) is not None
 
 
 class _Model(BaseModel):
@@ -125,7 +120,7 @@ class Record(_Model):
     @field_validator("label")
     @classmethod
     def _plain(cls, label: str) -> str:
-        if not is_plain(label):
+        if name_fault(label) is not None:
             raise ValueError(f"{label!r} is no plain name")
         return label
 
@@ -140,7 +135,7 @@ class Record(_Model):
     @classmethod
     def _plain_files(cls, files: tuple[str, ...]) -> tuple[str, ...]:
         for name in files:
-            if not (is_plain(name) and _PAYLOAD.fullmatch(name)):
+            if not (name_fault(name) is None and _PAYLOAD.fullmatch(name)):
                 raise ValueError(f"{name!r} is no plain name of a safetensors file")
         return files
 

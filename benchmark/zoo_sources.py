@@ -15,7 +15,8 @@ from typing import Any
 import fsspec
 
 from benchmark.errors import UserError
-from benchmark.zoo_index import FILE_BYTES, INDEX, INDEX_BYTES, Source, is_plain
+from benchmark.file_names import name_fault
+from benchmark.zoo_index import FILE_BYTES, INDEX, INDEX_BYTES, Source
 
 ARCHIVES = (".tar", ".zip")
 
@@ -177,7 +178,7 @@ def _zip(title: str, file: Any) -> dict[str, tuple[int, Reader]]:
 
 def _check_names(title: str, names: list[str]) -> None:
     for name, count in Counter(names).items():
-        if not is_plain(name):
+        if name_fault(name) is not None:
             raise UserError(f"{title}: {name!r} is no plain file name: a zoo has no folders")
         if count > 1:
             raise UserError(f"{title}: {name} is in it {count} times")

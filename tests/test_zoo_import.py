@@ -225,7 +225,7 @@ def test_a_zoo_with_anything_wrong_is_refused_as_a_whole(
 
 @pytest.mark.parametrize("suffix", [".tar", ".zip"])
 @pytest.mark.parametrize(
-    "name", ["../escaped", "/tmp/escaped", "folder/escaped", "..", ".hidden", "a\\b", "a:b", "é", "a\x1b"]
+    "name", ["../escaped", "/tmp/escaped", "folder/escaped", "..", ".hidden", "a\\b", "a:b", "a\x1b"]
 )
 def test_a_member_that_is_no_plain_name_is_refused(
     name: str,

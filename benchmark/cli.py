@@ -376,6 +376,7 @@ def verify(
 ) -> None:
     """Check published files: columns, keys, ranks, doubts; status 1 where something does not hold."""
     from benchmark.publishing.reproduce import reproduce
+    from benchmark.publishing.verify import older_schemas
     from benchmark.publishing.verify import verify as verified
     from benchmark.registry import default_registry
 
@@ -390,7 +391,9 @@ def verify(
     for path in paths:
         problems = verified(path, registry)
         bad = bad or bool(problems)
-        typer.echo(f"{'BAD ' if problems else 'ok  '} {path}")
+        older = [] if problems else older_schemas(path)
+        note = f" (keys of schema {', '.join(map(str, older))})" if older else ""
+        typer.echo(f"{'BAD ' if problems else 'ok  '} {path}{note}")
         for problem in problems:
             typer.echo(f"     {problem}")
         if again and not problems:

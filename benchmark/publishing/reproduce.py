@@ -12,6 +12,7 @@ from typing import Any
 
 from benchmark.display import Silent
 from benchmark.errors import UserError
+from benchmark.keys import SCHEMA
 from benchmark.leaderboard import COLUMNS as LEADERBOARD_COLUMNS
 from benchmark.publishing.boards import COLUMNS, RUNS, about, identity, read_rows
 from benchmark.publishing.rows import doubts
@@ -24,13 +25,15 @@ from benchmark.runs import prepare, run_prepared
 class Reproduced:
     """A published row and the one that was computed now; None where there is none.
 
-    `same_code`: whether the cells have the keys that they were published with; None where they are of
-    another number of images, and nothing can be said. `outside`: whether images from others counted.
+    `same_keys`: whether the cells have the keys that they were published with; None where they are of
+    another number of images, and nothing can be said. `schema` is that of the published keys. `outside`:
+    whether images from others counted.
     """
 
     published: Row
     now: Row | None
-    same_code: bool | None
+    same_keys: bool | None
+    schema: int
     outside: bool
 
     @property
@@ -49,10 +52,19 @@ class Reproduced:
 
     def __str__(self) -> str:
         row, now = self.published, self.now
-        code = {None: "; of other cells", True: "", False: "; the code is not the one that made it"}
+        keys = {
+            None: "; of other cells",
+            True: "",
+            False: "; under other keys: a version or a setting changed",
+        }
+        note = (
+            keys[self.same_keys]
+            if self.schema == SCHEMA
+            else f"; published under keys of schema {self.schema}"
+        )
         return (
             f"{self.verdict:6} {about(row)}: published {_told(row)}, now "
-            f"{'no row' if now is None else _told(now)}{code[self.same_code]}"
+            f"{'no row' if now is None else _told(now)}{note}"
         )
 
 
@@ -170,5 +182,5 @@ def _compared(row: Row, run: Run, out: Path) -> Reproduced:
     before, after = run.counting(row), Run(out).counting(row)
     keys = {cell["key"] for cell in before}
     alike = {cell["n"] for cell in before} == {cell["n"] for cell in after}
-    same_code = all(cell["key"] in keys for cell in after) if alike else None
-    return Reproduced(row, now, same_code, (run.folder / "outside.json").is_file())
+    same_keys = all(cell["key"] in keys for cell in after) if alike else None
+    return Reproduced(row, now, same_keys, run.schema, (run.folder / "outside.json").is_file())

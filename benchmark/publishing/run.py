@@ -76,6 +76,12 @@ class Run:
         return commit if isinstance(commit, str) and re.fullmatch(r"[0-9a-f]{40}", commit) else None
 
     @property
+    def schema(self) -> int:
+        """What its keys are made of; runs that say nothing are of schema 1, whose keys hashed code."""
+        schema = self.about.get("schema", 1)
+        return schema if isinstance(schema, int) else 1
+
+    @property
     def mixed_code(self) -> list[str]:
         """The plugins and tasks whose attacks and verdicts in this run were made by more than one code."""
         made = self.about.get("made")

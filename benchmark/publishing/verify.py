@@ -9,6 +9,7 @@ from pathlib import Path
 
 from benchmark.errors import Problem, UserError
 from benchmark.file_names import name_fault
+from benchmark.keys import SCHEMA
 from benchmark.publishing.boards import COLUMNS, RUNS, about, file_name, identity, ranked, read_rows
 from benchmark.publishing.contests import contest_problems, controls
 from benchmark.publishing.rows import doubts, grounds_problems, is_mapping, row_problems
@@ -36,6 +37,13 @@ def verify(path: Path, registry: Registry) -> list[Problem]:
         found = [*_order_problems(rows), *contest_problems(rows, run_of, needed)]
         problems = [Problem(text, file=str(path)) for text in found]
     return problems
+
+
+def older_schemas(path: Path) -> list[int]:
+    """The schemas of keys, other than today's, of the runs that the rows of a sound file rest on."""
+    rows, _ = read_rows(path, COLUMNS)
+    run_of = runs_in(path.parent / RUNS)
+    return sorted({run_of(row).schema for row in rows} - {SCHEMA})
 
 
 def _published_problems(row: Row, path: Path) -> Iterator[str]:

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import typer
 
 from benchmark.errors import UserError
+from benchmark.zoo_cli import zoo_app
 
 app = typer.Typer(
     help="Measure whether a purifier in front of an image classifier protects it from adversarial attacks.",
@@ -30,12 +31,11 @@ StoreUrl = Annotated[
     str | None, typer.Option("--store", help="Folder or URL that keeps results.", envvar="BENCH_STORE")
 ]
 Trust = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--trust", help="A model file that may run code of its own when it is read; may be repeated."
-    ),
+    list[str] | None,
+    typer.Option("--trust", help="A model file, Python file or package whose code may run; may be repeated."),
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, …")]
+app.add_typer(zoo_app, name="zoo")
 
 
 def main() -> None:
@@ -67,6 +67,18 @@ def run(
         str, typer.Option("--sanity", help="fast, or full: with the checks that take as long as attacks.")
     ] = "fast",
     trust: Trust = None,
+    reuse: Annotated[
+        str,
+        typer.Option(
+            "--reuse", help="Which stored results to take: any, same-code or same-environment as now."
+        ),
+    ] = "any",
+    threads: Annotated[
+        int, typer.Option("--threads", min=1, help="Threads of the CPU; another number rounds otherwise.")
+    ] = 1,
+    zoo: Annotated[
+        bool, typer.Option("--zoo/--no-zoo", help="Take trainings from the zoo, or train all of them here.")
+    ] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and stop.")] = False,
 ) -> None:
     """Run a grid: train what is missing, attack, purify, score, write tables. Run again to go on."""
@@ -91,6 +103,9 @@ def run(
         sanity=_sanity(sanity),
         trust=trust or [],
         look=dry_run,
+        reuse=_reuse(reuse),
+        threads=threads,
+        zoo=zoo,
     )
     if dry_run:
         for line in announcement(prepared):
@@ -170,13 +185,16 @@ def report(
     data: Data = None,
     store: StoreUrl = None,
     plugin: Plugins = None,
+    trust: Trust = None,
 ) -> None:
     """Write a run as one page that opens in any browser, offline. Its images come from the store."""
     from benchmark.report import write_report
     from benchmark.report.images import images_of
 
-    images = images_of(run, data=data, store=store, plugins=plugin or [])
+    images = images_of(run, data=data, store=store, plugins=plugin or [], trust=trust or [])
     typer.echo(f"  {write_report(run, images, out or run / 'report.html')}")
+    if images.left_out:
+        typer.echo(f"left out: {images.left_out}", err=True)
 
 
 @app.command()
@@ -285,11 +303,11 @@ def export_cell(
         "data": None if data is None else str(data.resolve()),
         "store": store if store is None or "://" in store else str(Path(store).resolve()),
         "plugins": [str(path.resolve()) for path in plugin or []],
-        "trust": [str(path.resolve()) for path in trust or []],
+        "trust": [str(Path(name).resolve()) if Path(name).is_file() else name for name in trust or []],
     }
     write_export(export(prepared.workshop, chosen), chosen, out, how)
     typer.echo(f"wrote {out / 'images.safetensors'} and {out / 'pipeline.py'}; hand back what you find with")
-    options = [f" --plugin {path}" for path in plugin or []] + [f" --trust {path}" for path in trust or []]
+    options = [f" --plugin {path}" for path in plugin or []] + [f" --trust {name}" for name in trust or []]
     options += [f" --store {store}"] if store else []
     typer.echo(f"  bench judge {run} --cell {chosen.key[:12]} --images FILE --origin TEXT{''.join(options)}")
 
@@ -348,7 +366,9 @@ def verify(
     data: Data = None,
     store: Annotated[
         str | None,
-        typer.Option("--store", help="Where to take results from [default: none, all is computed]."),
+        typer.Option(
+            "--store", help="Where to take results from [default: none, only trainings from the zoo]."
+        ),
     ] = None,
     device: Device = "auto",
     plugin: Plugins = None,
@@ -356,6 +376,7 @@ def verify(
 ) -> None:
     """Check published files: columns, keys, ranks, doubts; status 1 where something does not hold."""
     from benchmark.publishing.reproduce import reproduce
+    from benchmark.publishing.verify import older_schemas
     from benchmark.publishing.verify import verify as verified
     from benchmark.registry import default_registry
 
@@ -370,7 +391,9 @@ def verify(
     for path in paths:
         problems = verified(path, registry)
         bad = bad or bool(problems)
-        typer.echo(f"{'BAD ' if problems else 'ok  '} {path}")
+        older = [] if problems else older_schemas(path)
+        note = f" (keys of schema {', '.join(map(str, older))})" if older else ""
+        typer.echo(f"{'BAD ' if problems else 'ok  '} {path}{note}")
         for problem in problems:
             typer.echo(f"     {problem}")
         if again and not problems:
@@ -409,6 +432,13 @@ def _sanity(text: str) -> Literal["fast", "full"]:
     if text not in ("fast", "full"):
         raise UserError(f"--sanity is fast or full, got {text!r}")
     return "full" if text == "full" else "fast"
+
+
+def _reuse(text: str) -> Literal["any", "same-code", "same-environment"]:
+    match text:
+        case "any" | "same-code" | "same-environment":
+            return text
+    raise UserError(f"--reuse is any, same-code or same-environment, got {text!r}")
 
 
 def _pairs(texts: list[str], option: str, form: str) -> dict[str, str]:

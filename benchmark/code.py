@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.errors import Problem, UserError
+from benchmark.opened_files import unwatched
 
 PROJECT_PACKAGES = frozenset({"benchmark", "defenses", "attacks", "targets"})
 
@@ -48,7 +49,9 @@ def parse(path: Path) -> ast.Module:
         UserError: The file cannot be read or is not valid Python; names file and line.
     """
     try:
-        return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+        with unwatched():
+            text = path.read_text(encoding="utf-8")
+        return ast.parse(text, filename=str(path))
     except OSError as error:
         raise UserError(Problem(f"cannot read the plugin file: {error.strerror}", file=str(path))) from error
     except UnicodeDecodeError as error:

@@ -62,6 +62,8 @@ class Silent:
 
     def training(self, task: Task, done: int, total: int, figures: Mapping[str, float]) -> None: ...
 
+    def note(self, message: str) -> None: ...
+
     def warn(self, message: str) -> None: ...
 
     def end(self) -> None: ...
@@ -100,6 +102,9 @@ class _Counting(Silent):
                 highlight=False,
                 soft_wrap=True,
             )
+
+    def note(self, message: str) -> None:
+        self._console.print(message, markup=False, highlight=False, soft_wrap=True)
 
     def warn(self, message: str) -> None:
         self._console.print(

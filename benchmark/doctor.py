@@ -14,6 +14,7 @@ from benchmark.errors import UserError
 from benchmark.provenance import versions
 from benchmark.registry import KINDS, Registry
 from benchmark.store import Store
+from benchmark.zoo_layers import default_layers
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ def examine(registry: Registry, data: Path, store: str) -> Iterator[Finding]:
         True, "device", f"{os.cpu_count()} CPU cores, {torch.get_num_threads()} torch threads; {cuda}"
     )
     yield _store(store)
+    yield from _zoo()
     for kind in KINDS:
         yield from _plugins(registry, kind)
     yield Finding(True, "data", f"{data} ({'there' if data.is_dir() else 'not there yet'})")
@@ -50,6 +52,14 @@ def _store(url: str) -> Finding:
     used = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     free = shutil.disk_usage(folder).free
     return Finding(True, "store", f"{url}: {used / 1e6:.0f} MB used, {free / 1e9:.0f} GB free")
+
+
+def _zoo() -> Iterator[Finding]:
+    """The layers below the store. One that cannot be read stops no run."""
+    warnings: list[str] = []
+    for layer in default_layers(warnings.append):
+        yield Finding(True, "zoo", f"{len(list(layer.records()))} trainings {layer.title}")
+    yield from (Finding(True, "zoo", warning) for warning in warnings)
 
 
 def _plugins(registry: Registry, kind: str) -> Iterator[Finding]:

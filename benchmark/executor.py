@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol as Interface
 
@@ -28,6 +29,8 @@ class Observer(Interface):
     def failed(self, task: Task, reason: str) -> None: ...
 
     def training(self, task: Task, done: int, total: int, figures: Mapping[str, float]) -> None: ...
+
+    def note(self, message: str) -> None: ...
 
     def warn(self, message: str) -> None: ...
 
@@ -68,15 +71,27 @@ def split_by_store(plan: Plan, workshop: Workshop) -> tuple[list[Task], list[Tas
     return [t for t in plan.tasks if t.key in wanted], [t for t in plan.tasks if t.key in stored]
 
 
+def from_zoo(cached: Iterable[Task], workshop: Workshop) -> Iterator[str]:
+    """How many of the results that need not be computed come from which layer below the store."""
+    counts = Counter(
+        workshop.store.layer_of(address(task)) for task in cached if task.kind.startswith("train")
+    )
+    for layer, count in counts.items():
+        if layer is not None:
+            yield f"{count} training{'' if count == 1 else 's'} from the zoo {layer}"
+
+
 def _allowed(plan: Plan, stored: set[str], workshop: Workshop) -> set[str]:
-    """The stored results that the run may take: they, and all that they were made from, were made so."""
-    allowed: set[str] = set()
+    """The stored results that the run may take: neither they nor what they were made from are refused."""
+    refused: set[str] = set()
     for task in plan.tasks:  # each comes after those that it needs
-        if task.key in stored and all(needed.key in allowed for needed in task.needs()):
+        if any(needed.key in refused for needed in task.needs()):
+            refused.add(task.key)
+        elif task.key in stored:
             difference = workshop.difference(task)
-            if difference is not None and difference.allows(workshop.reuse):
-                allowed.add(task.key)
-    return allowed
+            if difference is None or not difference.allows(workshop.reuse):
+                refused.add(task.key)
+    return stored - refused
 
 
 def execute(plan: Plan, workshop: Workshop, observer: Observer) -> Execution:
@@ -84,6 +99,8 @@ def execute(plan: Plan, workshop: Workshop, observer: Observer) -> Execution:
     missing, cached = split_by_store(plan, workshop)
     execution = Execution()
     observer.begin(_by_kind(missing), _by_kind(cached))
+    for line in from_zoo(cached, workshop):
+        observer.note(line)
     found = (workshop.difference(task) for task in cached)
     notice = describe(difference for difference in found if difference is not None)
     if notice is not None:

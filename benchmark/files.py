@@ -1,4 +1,4 @@
-"""Digests of files."""
+"""Files that parameters name: their digests, and how messages write their paths."""
 
 from __future__ import annotations
 
@@ -19,3 +19,9 @@ def digest_of_file(path: Path) -> str:
         while block := file.read(_BLOCK):
             content.update(block)
     return content.hexdigest()
+
+
+def shown(path: Path | str) -> str:
+    """A path as messages write it: relative where it lies below the current folder."""
+    here, path = Path.cwd(), Path(path)
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)

@@ -5,7 +5,7 @@ A doubt withholds a claim of robustness, never a success: the row prints `error 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.cells import Cell
+from benchmark.stats import at_chance
 from benchmark.threats import THREATS
 
 _UNCHECKED = "unchecked:"
@@ -36,10 +37,14 @@ _ALONG = 0.6
 
 @dataclass(frozen=True)
 class Flag:
-    """A flag: how serious it is and when it is raised; what to do about it is in `FLAGS.md`."""
+    """A flag: how serious it is and when it is raised; what to do about it is in `FLAGS.md`.
+
+    `of_target`: it is about the bare target, so that it stays on rows that no image survives.
+    """
 
     kind: Literal["doubt", "note"]
     raised_if: str
+    of_target: bool = False
 
 
 FLAGS: dict[str, Flag] = {
@@ -48,6 +53,11 @@ FLAGS: dict[str, Flag] = {
         "an image survives where the attack had no gradient to follow: at the bare target, or through a "
         "pipeline that has a slope there and whose bare target it fools; or gradients that were not numbers "
         "were met",
+    ),
+    "undeclared-file": Flag(
+        "doubt",
+        "the target, the defense, the attack or the data set opened a file that is none of its parameters: "
+        "the file may have changed since the figures were made",
     ),
     "not-moved": Flag(
         "doubt",
@@ -108,6 +118,12 @@ FLAGS: dict[str, Flag] = {
         "the target's scores are probabilities, whose gradients vanish where it is sure, or differ in their "
         "last digits alone",
     ),
+    "target-at-chance": Flag(
+        "doubt",
+        "the bare target is no better than chance on the clean images: its classes may be in another order, "
+        "its normalisation may be missing, or labels may begin at 1",
+        of_target=True,
+    ),
     "incomplete": Flag(
         "doubt",
         "an attack that is mandatory for the ball failed or was not in the grid (leaderboard rows only)",
@@ -130,6 +146,12 @@ FLAGS: dict[str, Flag] = {
     "inner-optimisation": Flag(
         "note",
         "the defense runs an optimisation on each image, whose gradient no attack can follow exactly",
+    ),
+    "scaled-scores": Flag(
+        "note",
+        "the target's scores are too small or too large for the cross-entropy, and attacks followed them "
+        "multiplied by one factor",
+        of_target=True,
     ),
     "weak-backend": Flag(
         "note",
@@ -205,6 +227,25 @@ def cell_flags(cell: Cell, *, clean_error: float, clean_error_target: float) -> 
     return found
 
 
+def target_flags(
+    cell: Cell, *, predicted: NDArray[Any], labels: NDArray[Any], score_factors: Collection[float]
+) -> list[str]:
+    """What is found of the bare target.
+
+    Args:
+        cell: The cell.
+        predicted: Its classes for the clean images.
+        labels: The true classes.
+        score_factors: What its scores were multiplied by in each attack.
+    """
+    found = []
+    if at_chance(predicted, labels, len(cell.dataset.class_names)):
+        found.append("target-at-chance")
+    if cell.attack.uses in ("gradients", "scores") and any(factor != 1 for factor in score_factors):
+        found.append("scaled-scores")
+    return found
+
+
 def gradient_flags(
     cell: Cell,
     *,
@@ -274,9 +315,9 @@ def _pipeline_doubts(findings: Findings) -> dict[str, bool]:
     }
 
 
-def _leads_nowhere(there: NDArray[np.bool_], followed: NDArray[np.float32]) -> bool:
+def _leads_nowhere(has_slope: NDArray[np.bool_], cosine: NDArray[np.float32]) -> bool:
     """Whether gradients miss a slope that is there, at half of the images at least."""
-    return bool(there.mean() >= _MOST and (followed[there] < _ALONG).mean() > _MOST)
+    return bool(has_slope.mean() >= _MOST and (cosine[has_slope] < _ALONG).mean() > _MOST)
 
 
 def _costly_doubts(

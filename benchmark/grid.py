@@ -16,13 +16,13 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from benchmark.errors import Problem, UserError, nearest
+from benchmark.file_names import name_fault
 from benchmark.plugin import Config, Plugin
 from benchmark.registry import Entry, Registry
 from benchmark.threats import ALIASES, THREATS
 from benchmark.yaml_lines import Document, PathInDocument, read_yaml
 
 GRIDS = Path(__file__).parent / "grids"
-
 _LISTS = ("datasets", "targets", "defenses", "attacks", "threats")
 _BLOCK_KEYS = (*_LISTS, "seeds", "source")
 _SEED_KINDS = ("target", "defense", "attack")
@@ -154,8 +154,8 @@ class _Reader:
     def grid(self, default_name: str) -> Grid:
         data = self._document.data
         name = data.get("name", default_name)
-        if not isinstance(name, str) or not name or "/" in name or name.startswith("."):
-            self._wrong(("name",), f"name must be text that can name a folder, got {name!r}")
+        if (fault := name_fault(name)) is not None:
+            self._wrong(("name",), f"name must be text that can name a folder, got {name!r}: it {fault}")
         if "blocks" in data:
             self._only_keys((), data, ("name", "budget", "blocks"))
             blocks = list(self._blocks(data["blocks"]))

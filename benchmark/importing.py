@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 from benchmark.errors import Problem, UserError
+from benchmark.opened_files import record_import, unwatched
 
 
 def import_file(path: Path) -> ModuleType:
@@ -18,7 +19,8 @@ def import_file(path: Path) -> ModuleType:
         UserError: It is not a Python file. Whatever its code raises comes through.
     """
     # One module for each content: another file of that name, or an edited one, is another plugin.
-    content = hashlib.sha256(path.read_bytes()).hexdigest()
+    with unwatched():
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
     module_name = f"bench_plugin_{path.stem}_{content[:16]}"
     if module_name in sys.modules:
         return sys.modules[module_name]
@@ -28,7 +30,8 @@ def import_file(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module
     try:
-        spec.loader.exec_module(module)
+        with record_import(module_name):
+            spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[module_name]
         raise

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmark.evidence import Evidence, Numbers, ball, contest, defense, grouped
-from benchmark.flags import is_doubt, is_unchecked
+from benchmark.flags import FLAGS, is_doubt, is_unchecked
 from benchmark.records import Row
 from benchmark.refs import AttackRef
 from benchmark.stats import bootstrap_over_seeds, holm, mcnemar_less, wilson
@@ -180,8 +180,9 @@ def _row(standing: _Standing, n: int, controls: Sequence[_Standing]) -> Row:
 
 def _row_flags(standing: _Standing, survivors: bool, controls: Sequence[_Standing], n: int) -> list[str]:
     flags = ["incomplete"] if standing.incomplete else []
-    if survivors:  # a row that claims nothing has nothing to withhold
-        flags += dict.fromkeys(flag for e in standing.own for flag in (e.row["flags"] or "").split())
+    raised = dict.fromkeys(flag for e in standing.own for flag in (e.row["flags"] or "").split())
+    # a row that claims nothing has nothing to withhold, but a target that only guesses makes it void
+    flags += [flag for flag in raised if survivors or (flag in FLAGS and FLAGS[flag].of_target)]
     if survivors and _outdone(standing.own):
         flags.append("weak-gradient-attack")
     if not standing.control and not standing.incomplete:

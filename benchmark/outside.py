@@ -48,7 +48,10 @@ def handed_in(out: Path) -> list[HandedIn]:
     if not path.is_file():
         return []
     try:
-        return [HandedIn(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
+        entries = [HandedIn(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
+        if not all(isinstance(text, str) for entry in entries for text in vars(entry).values()):
+            raise ValueError("an entry holds something else than text")
+        return entries
     except (ValueError, TypeError) as error:
         raise UserError(
             f"{path} is damaged: {error}", hint="without it nothing from outside counts"
@@ -219,10 +222,10 @@ def write_export(exported: Export, cell: Cell, folder: Path, how: Mapping[str, A
     open_out(folder)
     tensors = {"images": exported.images.cpu(), "labels": exported.labels.cpu()}
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "images.safetensors")
-    what = f"{cell.target.label} behind {cell.purifier.name}"
+    what = f"The pipeline of a cell, images to logits: {cell.target.label} behind {cell.purifier.name}."
     arguments = ", ".join(f"{name}={value!r}" for name, value in how.items())
     (folder / "pipeline.py").write_text(
-        f'"""The pipeline of a cell, images to logits: {what}."""\n\n'
+        f"{what!r}\n\n"  # as repr: a name cannot end the text and go on as code
         "import benchmark\n\n"
         f"exported = benchmark.export({arguments})\n"
         "pipeline, images, labels = exported.pipeline, exported.images, exported.labels\n",

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from benchmark.errors import PluginError, told
 from benchmark.noise import Noise
+from benchmark.opened_files import watching
 from defenses.contract import Defense
 
 _SLACK = 1e-5
@@ -59,10 +60,11 @@ class PurifierModule(nn.Module):
         version = given._version
         decision = None
         try:
-            if decide:
-                purified, decision = part.purify_and_decide(given, self.noise)
-            else:
-                purified = part.purify(given, self.noise)
+            with watching("defense", part):
+                if decide:
+                    purified, decision = part.purify_and_decide(given, self.noise)
+                else:
+                    purified = part.purify(given, self.noise)
         except (Exception, SystemExit) as error:  # whatever it raises, it fails its own cells and no others
             raise PluginError(f"defense {part.name} raised {told(error)}") from error
         _check(part.name, x, purified, changed=given._version != version)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,14 @@ from numpy.typing import NDArray
 
 from benchmark.cells import Cell
 from benchmark.errors import BudgetError, Failure, PluginError, UserError, worst
-from benchmark.flags import Findings, cell_flags, check_flags, gradient_flags, movement_flags
+from benchmark.flags import (
+    Findings,
+    cell_flags,
+    check_flags,
+    gradient_flags,
+    movement_flags,
+    target_flags,
+)
 from benchmark.stats import wilson
 from benchmark.tasks import Task
 from benchmark.threats import THREATS
@@ -193,6 +201,13 @@ def _flags(cell: Cell, values: Mapping[str, _Array], row: Row, workshop: Worksho
     threat = THREATS[cell.threat.name]
     survives = values["wrong"] < 1
     found = cell_flags(cell, clean_error=row["clean_error"], clean_error_target=row["clean_error_target"])
+    factors = [workshop.meta(score)["score_factors"].values() for score in cell.scores]
+    found += target_flags(
+        cell,
+        predicted=values["target_clean"],
+        labels=values["label"],
+        score_factors=set(chain.from_iterable(factors)),
+    )
     if cell.attack.uses == "gradients" and threat.probes:
         found += gradient_flags(
             cell,
@@ -203,6 +218,8 @@ def _flags(cell: Cell, values: Mapping[str, _Array], row: Row, workshop: Worksho
             attacked_moves=_probed(cell, threat.probes[-1], "responds", workshop),
             lost_gradients=any(workshop.meta(score)["costs"]["blind"] for score in cell.scores),
         )
+    if any(workshop.opened(score) for score in cell.scores):
+        found.append("undeclared-file")
     found += movement_flags(cell, survives=survives, size=values[cell.attack.norm or "linf"])
     return [*found, *check_flags(cell, survives, _findings(cell, workshop))]
 

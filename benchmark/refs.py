@@ -63,10 +63,20 @@ class PluginRef:
         digests = {name: {"sha256": file.sha256} for name, file in self.files.items()}
         return dict(self.changed) | digests
 
+    @property
+    def shown(self) -> dict[str, Any]:
+        """The parameters, and one digest for the content of all that they name."""
+        digests = self._digests
+        return {**self.config, **({"sha256": digest(digests)} if digests else {})}
+
+    @property
+    def _digests(self) -> dict[str, str]:
+        return {name: file.sha256 for name, file in self.files.items()}
+
     @cached_property
     def config_text(self) -> str:
         """The parameters as a column of the records."""
-        return canonical(dict(self.config))
+        return canonical(self.shown)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,19 +119,13 @@ class TargetRef(PluginRef):
     def _identifying(self) -> dict[str, Any]:
         return {**super()._identifying, **self.rests_on}
 
-    @cached_property
-    def config_text(self) -> str:
-        """The parameters as a column of the records, and one digest for all that they stand for."""
-        return canonical(self.shown)
-
     def seed(self, seed: int | None) -> int | None:
         """The seed of its training: none where it is given, 0 where another classifier's was none."""
         return (seed or 0) if self.trainable else None
 
     @property
-    def shown(self) -> dict[str, Any]:
-        """The parameters, and one digest for all that they stand for."""
-        return {**self.config, **({"sha256": digest(dict(self.rests_on))} if self.rests_on else {})}
+    def _digests(self) -> dict[str, str]:
+        return {**super()._digests, **self.rests_on}
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,12 +191,7 @@ class AttackRef(PluginRef):
     @property
     def shown(self) -> dict[str, Any]:
         """The parameters, less those with a column of their own."""
-        return {name: value for name, value in self.config.items() if name not in ("eps", "backend")}
-
-    @cached_property
-    def config_text(self) -> str:
-        """The parameters as a column of the records."""
-        return canonical(self.shown)
+        return {name: value for name, value in super().shown.items() if name not in ("eps", "backend")}
 
     @property
     def seeded(self) -> bool:

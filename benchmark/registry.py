@@ -25,7 +25,9 @@ from benchmark.code import (
     versions_used,
 )
 from benchmark.errors import PluginError, Problem, UserError, nearest
+from benchmark.file_names import name_fault
 from benchmark.importing import import_file
+from benchmark.opened_files import record_import
 from benchmark.plugin import Plugin
 
 KINDS: dict[str, str] = {
@@ -78,12 +80,15 @@ class Registry:
         """Register a plugin.
 
         Raises:
-            UserError: The name is taken; names both origins.
+            UserError: The name cannot name a folder, or is taken; names the origins.
         """
         self._refuse_taken(entry)
         self._entries[entry.kind][entry.name] = entry
 
     def _refuse_taken(self, entry: Entry) -> None:
+        fault = name_fault(entry.name)
+        if fault is not None:  # it names folders of the store
+            raise UserError(f"{entry.kind} {entry.name!r} in {entry.origin}: the name {fault}")
         known = self._entries[entry.kind].get(entry.name)
         if known is not None:
             raise UserError(
@@ -141,13 +146,18 @@ def default_registry(plugins: Iterable[Path] = ()) -> Registry:
         for path in _files_of(package):
             module = f"{package}.{path.stem}"
             for declaration in declarations(path, [kind]):
-                load = partial(importlib.import_module, module)
+                load = partial(_import, module)
                 registry.add(_from_declaration(declaration, load, builtin=True))
         for point in importlib.metadata.entry_points(group=f"bench.{kind}s"):
             registry.add(_from_entry_point(kind, point))
     for path in dict.fromkeys(Path(plugin).resolve() for plugin in plugins):
         registry.add_file(path)
     return registry
+
+
+def _import(name: str) -> ModuleType:
+    with record_import(name):
+        return importlib.import_module(name)
 
 
 def _files_of(package: str) -> list[Path]:
@@ -180,7 +190,8 @@ def _from_entry_point(kind: str, point: importlib.metadata.EntryPoint) -> Entry:
 
     def load() -> type[Plugin[Any]]:
         try:
-            loaded = point.load()
+            with record_import(point.module):
+                loaded = point.load()
         except Exception as error:  # whatever a stranger's import raises, the message names the culprit
             raise UserError(f"{kind} {point.name!r} of {package} cannot be imported: {error!r}") from error
         return _checked(kind, point.name, loaded)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,9 +13,12 @@ from pydantic import ValidationError
 from attacks.contract import Attack
 from benchmark.cells import ChosenAttack, ThreatRef
 from benchmark.datasets.contract import Dataset
+from benchmark.datasets.coverage import empty_classes
+from benchmark.datasets.watched import watched
 from benchmark.errors import MissingImagesError, Problem, UserError, told
 from benchmark.files import digest_of_file
 from benchmark.grid import Block, Choice, Grid
+from benchmark.opened_files import watching
 from benchmark.plan import ChosenDefense, Product, SizedDataset
 from benchmark.plugin import Config, Norm
 from benchmark.refs import AttackRef, DatasetRef, DeclaredFile, DefenseRef, Parameters, TargetRef, Unbounded
@@ -38,6 +41,7 @@ def resolve(
     *,
     only: Collection[str] = (),
     absent: list[str] | None = None,
+    warn: Callable[[str], None] = lambda message: None,
 ) -> list[Product]:
     """Find the images and files that a grid names, with their digests, and note what plugins state.
 
@@ -45,15 +49,16 @@ def resolve(
         grid: A validated grid.
         registry: Where the plugins are.
         data: Root folder of the data sets.
-        trusted: Files, as resolved paths, that may run code when a classifier is read from them.
+        trusted: What may run code when a classifier is read: a `Trust`, or files as resolved paths.
         only: Titles of the data sets that matter: where one is among them, others need no images.
         absent: Where to note data sets whose images are missing but whose size is known, in place of an
             error. Such a plan can be counted and not run.
+        warn: Gets a message for each data set that has classes without images.
 
     Raises:
         UserError: Images or a classifier's files are missing, or `n` is more than there are.
     """
-    return _Resolver(grid.folder, registry, data, trusted, absent).products(grid.blocks, only)
+    return _Resolver(grid.folder, registry, data, trusted, absent, warn).products(grid.blocks, only)
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,7 @@ class _Resolver:
     data: Path
     trusted: Collection[Path]
     absent: list[str] | None
+    warn: Callable[[str], None]
     datasets: _Opened = field(default_factory=dict)
     digests: dict[Path, str] = field(default_factory=dict)
 
@@ -102,7 +108,7 @@ class _Resolver:
             substitutes[ref.title] = tuple(self._suited(name, ref) for name in others)
         return Product(
             datasets=tuple(sized),
-            targets=tuple(self._target(choice) for choice in block.targets),
+            targets=self._targets(block.targets),
             defenses=tuple(
                 ChosenDefense(
                     {
@@ -152,9 +158,10 @@ class _Resolver:
             try:
                 digest = self.digests.get(path) or digest_of_file(path)
             except OSError as error:
+                written = str(choice.config.files()[name])
                 raise UserError(
-                    f"{choice.entry.kind} {choice.entry.name}: {name}: cannot read the file "
-                    f"{str(choice.config.files()[name])!r}: {error.strerror}",
+                    f"{choice.entry.kind} {choice.entry.name}: cannot read the file {written!r} of the "
+                    f"parameter {name}: {error.strerror}",
                     hint=f"relative paths are seen from {self.folder}",
                 ) from error
             found[name] = DeclaredFile(path, self.digests.setdefault(path, digest))
@@ -162,11 +169,22 @@ class _Resolver:
 
     def _target(self, choice: Choice) -> TargetRef:
         assert issubclass(choice.plugin, Target)
-        return TargetRef(
-            **self._basics(choice),
-            trainable=choice.plugin.trainable,
-            rests_on=choice.plugin.rests_on(choice.config.located(self.folder), self.trusted),
-        )
+        basics, config = self._basics(choice), choice.config.located(self.folder)
+        with watching("target", choice.plugin, config):
+            rests_on = choice.plugin.rests_on(config, self.trusted)
+        return TargetRef(**basics, trainable=choice.plugin.trainable, rests_on=rests_on)
+
+    def _targets(self, choices: Sequence[Choice]) -> tuple[TargetRef, ...]:
+        """The classifiers of a block; what is wrong with any of them is shown at once."""
+        found, problems = [], []
+        for choice in choices:
+            try:
+                found.append(self._target(choice))
+            except UserError as error:
+                problems += [problem for problem in error.problems if problem not in problems]
+        if problems:
+            raise UserError(problems)
+        return tuple(found)
 
     def _source(
         self, source: Choice | Literal["target", "default"] | None
@@ -179,21 +197,24 @@ class _Resolver:
         opened: Dataset[Any] = choice.plugin(choice.config.located(self.folder), self.data)
         ref = self._unopened(choice)
         if self.absent is None:
-            opened.download()
+            with watched(opened):
+                opened.download()
         try:
-            opened.prepare()
+            with watched(opened):
+                opened.prepare()
         except MissingImagesError:
             if self.absent is None or opened.test_size is None:
                 raise
             self.absent.append(ref.title)
             ref = replace(ref, images="not at hand", test_size=opened.test_size)
         else:
-            ref = replace(
-                ref,
-                images=opened.fingerprint(),
-                test_size=len(opened.load_test()),
-                class_names=tuple(opened.class_names),
-            )
+            with watched(opened):
+                images, test = opened.fingerprint(), opened.load_test().labels
+                for message in empty_classes(opened, test):
+                    self.warn(
+                        f"dataset {ref.title}: {message} (do labels count from 0, and is each one a class?)"
+                    )
+            ref = replace(ref, images=images, test_size=len(test), class_names=tuple(opened.class_names))
         return ref, opened.source, opened.substitutes
 
     def _unopened(self, choice: Choice) -> DatasetRef:
@@ -231,11 +252,13 @@ class _Resolver:
         # What is not marked `infer` may change the weights: an unmarked field costs a training, never a lie.
         train_fields = frozenset(type(config).model_fields) - config.fields_marked("infer")
         try:
-            cheaper = defense.in_attack(config)
+            located = config.located(self.folder)
+            with watching("defense", defense, located):
+                cheaper = defense.in_attack(located)
             in_attack = None if cheaper is None else _parameters(cheaper)
         except Exception as error:  # whatever a plugin raises, the message names it
             raise UserError(f"{origin}: in_attack raised {told(error)}") from error
-        resolved = config.model_dump(mode="json")
+        resolved = located.model_dump(mode="json")
         changed = {name for name in train_fields if in_attack and in_attack.config[name] != resolved[name]}
         if changed:
             raise UserError(
@@ -263,7 +286,9 @@ class _Resolver:
         assert issubclass(choice.plugin, Attack)
         origin = f"attack {choice.entry.name} ({choice.entry.origin})"
         try:
-            attack: Attack[Any] = choice.plugin(choice.config)
+            config = choice.config.located(self.folder)
+            with watching("attack", choice.plugin, config):
+                attack: Attack[Any] = choice.plugin(config)
         except Exception as error:  # an unfinished class, or whatever its constructor raises
             raise UserError(f"{origin} cannot be made: {told(error)}") from error
         if attack.norm not in (None, *typing.get_args(Norm)):

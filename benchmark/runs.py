@@ -17,10 +17,10 @@ from typing import Any
 import pandas as pd
 import torch
 
-from benchmark.cells import Sanity
+from benchmark.cells import Cell, Sanity
 from benchmark.comparisons import add_flags
 from benchmark.environment import environment, fixed_threads
-from benchmark.errors import UserError, nearest
+from benchmark.errors import Problem, UserError, nearest
 from benchmark.evidence import evidence_of
 from benchmark.executor import Execution, Observer, execute
 from benchmark.figures import KINDS
@@ -28,6 +28,7 @@ from benchmark.grid import Grid, load_grid
 from benchmark.keys import SCHEMA
 from benchmark.leaderboard import COLUMNS as LEADERBOARD_COLUMNS
 from benchmark.leaderboard import leaderboard
+from benchmark.opened_files import merged
 from benchmark.output import OutcomesFile, open_out, unmarked, write_csv, write_json, write_text
 from benchmark.outside import handed_in, outside_cells
 from benchmark.paired import Judged, read_judged
@@ -40,9 +41,11 @@ from benchmark.store import Store, default_store
 from benchmark.substitutes import COLUMNS as SUBSTITUTE_COLUMNS
 from benchmark.substitutes import substitute_rows
 from benchmark.tables import latex, markdown, tidy_csv
+from benchmark.trust import ask, read_trust
 from benchmark.work.perform import code_of, perform
-from benchmark.work.provenance import Provenance, Reuse
-from benchmark.work.workshop import Workshop
+from benchmark.work.provenance import Provenance, Reuse, summarise
+from benchmark.work.workshop import Workshop, address
+from benchmark.zoo_layers import default_layers
 
 
 @dataclass(frozen=True)
@@ -104,17 +107,8 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def trusted_files(trust: Sequence[str | Path]) -> frozenset[Path]:
-    """The files as resolved paths.
-
-    Raises:
-        UserError: One of them is not there.
-    """
-    for path in trust:
-        if not Path(path).is_file():
-            raise UserError(f"--trust: there is no file {str(path)!r}")
-    return frozenset(Path(path).resolve() for path in trust)
-
+_JUDGED = ("craft", "purify", "score")
+"""Kinds of tasks whose code has to be one and the same within published rows."""
 
 _PAUSING = threading.RLock()
 """The collector is the process's: two threads that plan must not find each other's pause."""
@@ -152,12 +146,14 @@ def prepare(
     reuse: Reuse = "any",
     threads: int = 1,
     folder: Path | None = None,
+    zoo: bool = True,
 ) -> Prepared:
-    """Validate a grid and plan it; what is in the files of `trust` may run when classifiers are read.
+    """Validate a grid and plan it. Of what the grid names only the code in `plugins` and `trust` runs.
 
     A plan that is only to be looked at needs no images of data sets whose size is known. `reuse` says which
     stored results count, `threads` how many threads the CPU uses (another number rounds otherwise), and
-    `folder` where relative paths in the grid are seen from, if not from the grid's own file.
+    `folder` where relative paths in the grid are seen from, if not from the grid's own file. Without `zoo`
+    all that the store lacks is trained.
 
     Raises:
         UserError: Anything in what the user gave is wrong.
@@ -165,13 +161,20 @@ def prepare(
     registry = default_registry([Path(plugin) for plugin in plugins])
     grid = load_grid(source, registry, folder)
     chosen = pick_device(device)
-    opened = Store(str(store or default_store()), observer.warn)
+    layers = default_layers(observer.warn) if zoo else ()
+    opened = Store(str(store or default_store()), observer.warn, layers)
     root = Path(data or default_data())
     wanted = {name: [value] if isinstance(value, str) else value for name, value in (only or {}).items()}
-    trusted = trusted_files(trust)
+    trusted = read_trust(trust, plugins)
     absent: list[str] = []
     products = resolve(
-        grid, registry, root, trusted, only=wanted.get("dataset", ()), absent=absent if look else None
+        grid,
+        registry,
+        root,
+        trusted,
+        only=wanted.get("dataset", ()),
+        absent=absent if look else None,
+        warn=observer.warn,
     )
     plan = make_plan(products, wanted, sanity=sanity)
     grid = replace(grid, name=f"{grid.name}-only") if wanted else grid  # a part must not pass for the whole
@@ -211,6 +214,8 @@ def _run(prepared: Prepared, observer: Observer, out: Path) -> Finished:
             substitutes += substitute_rows(cell, result.row, prepared.workshop)
             outcomes.add(cell, result)
             evidence += [evidence_of(*each) for each in ((cell, result), *result.outside)]
+    for title, names in merged([prepared.workshop.opened(s) for cell in cells for s in cell.scores]).items():
+        observer.warn(f"{title}: {', '.join(names)} is used and is no parameter (doubt undeclared-file)")
     there = [member for member in evidence if member is not None]
     add_flags(there)
     write_csv(out / "records.csv", COLUMNS, records)
@@ -230,29 +235,53 @@ def run_again(
     store: str | Path | None,
     plugins: Sequence[Path],
     trust: Sequence[str | Path] = (),
+    device: str = "auto",
+    look: bool = False,
 ) -> Prepared:
     """The grid of a run that is over, planned as it was.
 
+    What the `run.json` names is no consent: its plugins and factories run only if `plugins` and `trust` name
+    them as well.
+
     Raises:
-        UserError: The folder holds no run, or its grid cannot be planned any more.
+        UserError: The folder holds no run, its grid cannot be planned any more, or it needs code that is not
+            given; names the options to add.
     """
     about = run / "run.json"
     if not about.is_file():
         raise UserError(f"no run in {run}: there is no run.json", hint="make one with `bench run --out`")
     told = read_about(run)
-    if not {"grid", "only"} <= told.keys():
+    grid, only, sanity = told.get("grid"), told.get("only"), told.get("sanity", "fast")
+    if not isinstance(grid, dict) or not isinstance(only, dict):  # a text would be the name of a file
         raise UserError(f"{about} is not the run.json of a run: it names no grid")
-    return prepare(
-        told["grid"],
-        observer,
-        data=data,
-        store=store,
-        plugins=plugins,
-        only=told["only"],
-        sanity=told.get("sanity", "fast"),
-        trust=trust,
-        folder=_home(run, told),
-    )
+    if sanity not in ("fast", "full") or not all(isinstance(values, list) for values in only.values()):
+        raise UserError(f"{about} is not the run.json of a run: its `only` or `sanity` is no setting")
+    try:
+        return prepare(
+            grid,
+            observer,
+            data=data,
+            store=store,
+            device=device,
+            plugins=plugins,
+            only=only,
+            sanity=sanity,
+            trust=trust,
+            look=look,
+            folder=_home(run, told),
+        )
+    except UserError as error:
+        raise UserError([*error.problems, *_plugins_not_given(told, plugins)]) from error
+
+
+def _plugins_not_given(about: Mapping[str, Any], plugins: Sequence[Path]) -> Iterator[Problem]:
+    """The plugin files that a run was made with and that are not among the given ones."""
+    needed = about.get("plugins")
+    given = {path.name for path in plugins}
+    for name in needed if isinstance(needed, dict) else ():
+        if name not in given:
+            text = f"the run was made with the plugin file {name!r}, and it is not given"
+            yield Problem(text, hint=ask("--plugin", f"PATH/TO/{name}"))
 
 
 def _home(run: Path, about: Mapping[str, Any]) -> Path | None:
@@ -362,6 +391,16 @@ def read_tables(
     return setter(records, title, judged, kinds=kinds, intervals=usual if intervals is None else intervals)
 
 
+def made_of(cells: Sequence[Cell], workshop: Workshop) -> Iterator[Mapping[str, Any]]:
+    """What the stored attacks and verdicts of cells were made with."""
+    scores = [score for cell in cells for score in cell.scores]
+    tasks = [task for score in scores for task in (score, *score.needs())]
+    for task in {task.key: task for task in tasks if task.kind in _JUDGED}.values():
+        meta = workshop.store.meta(address(task))
+        if meta is not None:
+            yield meta.get("made") or {}
+
+
 def _run_json(prepared: Prepared, out: Path) -> dict[str, Any]:
     cells = prepared.plan.cells
     datasets = {cell.dataset.title: cell.dataset.resolved for cell in cells}
@@ -373,6 +412,7 @@ def _run_json(prepared: Prepared, out: Path) -> dict[str, Any]:
         "only": {name: sorted(values) for name, values in prepared.only.items()},
         "sanity": prepared.sanity,
         "plugins": dict(prepared.plugins),
+        "made": summarise(made_of(cells, prepared.workshop)),
         "resolved": {"datasets": datasets, "cells": [cell.identity | {"key": cell.key} for cell in cells]},
         **provenance(str(prepared.workshop.device)),
     }

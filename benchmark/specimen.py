@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from benchmark.datasets.contract import TensorSplit, TrainingData
 from benchmark.errors import PluginError
 from benchmark.noise import Noise
+from benchmark.opened_files import watching
 from benchmark.plugin import Config
 from benchmark.purifier import PurifierModule
 from benchmark.training import not_finite
@@ -66,7 +67,7 @@ class Specimen:
 
     def make(self, seed: int, config: Config | None = None) -> Defense[Any]:
         """A fresh instance, with other random weights for another seed."""
-        with seeded(seed):
+        with seeded(seed), watching("defense", self.kind, config or self.config):
             return self.kind(config or self.config, self.shape, CLASSES).to(self.device)
 
     def restart(self) -> None:
@@ -111,7 +112,8 @@ class Specimen:
             source = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(self.shape), CLASSES))
             source.to(self.device).eval().requires_grad_(False)
             data = _training_data(self.shape, self.device)
-            self.defense.train().fit(data, source, torch.Generator().manual_seed(0))
+            with watching("defense", self.defense):
+                self.defense.train().fit(data, source, torch.Generator().manual_seed(0))
         return last
 
     def assemble(self) -> None:

@@ -13,6 +13,12 @@ from scipy.special import bdtr
 _Z95 = 1.959963984540054
 _BOOTSTRAP_DRAWS = 2000
 
+_BETTER, _WORSE = 0.05, 0.01
+"""Levels of the tests for guessing."""
+
+_OTHERS = 6
+"""Images of other classes from which on one answer for all of them is a guess."""
+
 
 def wilson(errors: int, n: int) -> tuple[float, float]:
     """The 95 % Wilson interval of a rate of `errors` among `n` images (Wilson 1927)."""
@@ -31,6 +37,26 @@ def mcnemar_less(ours: NDArray[np.bool_], theirs: NDArray[np.bool_]) -> float:
     if only_ours + only_theirs == 0:
         return 1.0
     return float(bdtr(only_ours, only_ours + only_theirs, 0.5))
+
+
+def at_chance(predicted: NDArray[np.integer[Any]], labels: NDArray[np.integer[Any]], classes: int) -> bool:
+    """Whether a classifier shows nothing beyond guessing, by exact one-sided binomial tests.
+
+    Both have to hold: it is not better than guessing among the classes (p ≥ 0.05), and worse than half-way
+    between guessing and no error (p < 0.01), so that a few images alone raise nothing. A classifier that
+    names one class for every image guesses too, if enough images are of another class.
+    """
+    n, right = len(labels), int((predicted == labels).sum())
+    if n == 0 or classes < 2:
+        return False
+
+    def at_most(count: int, chance: float) -> float:
+        return float(bdtr(count, n, chance)) if count >= 0 else 0.0
+
+    guess = 1 / classes
+    if 1 - at_most(right - 1, guess) >= _BETTER and at_most(right, (1 + guess) / 2) < _WORSE:
+        return True
+    return len(np.unique(predicted)) == 1 and n - right >= _OTHERS
 
 
 def holm(p_values: Sequence[float], level: float = 0.05) -> list[bool]:

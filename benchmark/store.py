@@ -3,6 +3,8 @@
 An entry is a payload (safetensors or Parquet) and a JSON file that names it, with its checksum, and says
 whose it is: its kind, label and key. The
 JSON is renamed into place last: a reader sees the whole entry or none. Nothing is ever pickled.
+
+Below the store there may be read-only layers, which offer entries that the store itself lacks.
 """
 
 from __future__ import annotations
@@ -12,15 +14,16 @@ import io
 import json
 import os
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import fsspec
 
 from benchmark.errors import UserError
+from benchmark.file_names import name_fault
 
 _SUFFIXES = {"tensors": "safetensors", "table": "parquet"}
 
@@ -42,19 +45,43 @@ class Address:
         return f"{self.kind}/{self.label}/{self.key}"
 
 
+class Layer(Protocol):
+    """A read-only place that offers entries under their addresses; `title` says where it is.
+
+    It answers None for what it lacks and for what is damaged.
+    """
+
+    title: str
+
+    def has(self, address: Address) -> bool: ...
+
+    def has_any(self, kind: str, label: str) -> bool: ...
+
+    def meta(self, address: Address) -> dict[str, Any] | None: ...
+
+    def tensors(self, address: Address) -> dict[str, Any] | None: ...
+
+
 class Store:
     """Results by address, on any file system that fsspec knows.
 
     Args:
         url: A folder or a URL such as `s3://bucket/path`.
         warn: Told of entries whose checksum does not match; they are set aside and count as absent.
+        layers: Where to look, in this order, for what the store itself lacks.
 
     Raises:
         UserError: The place cannot be written.
     """
 
-    def __init__(self, url: str, warn: Callable[[str], None] = lambda message: None) -> None:
+    def __init__(
+        self,
+        url: str,
+        warn: Callable[[str], None] = lambda message: None,
+        layers: Sequence[Layer] = (),
+    ) -> None:
         self.url = url
+        self._layers = layers
         self._warn = warn
         try:
             self._files, self._root = fsspec.core.url_to_fs(url)
@@ -72,17 +99,31 @@ class Store:
             ) from error
 
     def has(self, address: Address) -> bool:
-        """Whether the entry is there, whole."""
+        """Whether the store or a layer below it has the entry, whole."""
+        return self.holds(address) or self.layer_of(address) is not None
+
+    def holds(self, address: Address) -> bool:
+        """Whether the store itself has the entry, whole."""
         return self._exists(self._path(address))
+
+    def layer_of(self, address: Address) -> str | None:
+        """The title of the layer that offers an entry; None if none does, or the store itself has it."""
+        if self.holds(address):
+            return None
+        return next((layer.title for layer in self._layers if layer.has(address)), None)
 
     def has_any(self, kind: str, label: str) -> bool:
         """Whether there may be entries of a kind about a plugin; where not, none needs to be looked for."""
-        return self._exists(f"{self._root}/{kind}/{label}")
+        return self._exists(f"{self._root}/{kind}/{label}") or any(
+            layer.has_any(kind, label) for layer in self._layers
+        )
 
     def meta(self, address: Address) -> dict[str, Any] | None:
         """The metadata that the entry was written with; None where it is absent or was damaged."""
         entry = self._entry(address)
-        return None if entry is None else dict(entry["meta"])
+        if entry is not None:
+            return dict(entry["meta"])
+        return next((m for layer in self._layers if (m := layer.meta(address)) is not None), None)
 
     def put_tensors(self, address: Address, tensors: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
         """Write tensors (float32 stays float32) under an address."""
@@ -95,7 +136,9 @@ class Store:
         from safetensors.torch import load
 
         payload = self._get(address)
-        return None if payload is None else load(payload)
+        if payload is not None:
+            return dict(load(payload))
+        return next((t for layer in self._layers if (t := layer.tensors(address)) is not None), None)
 
     def replace_tensors(self, address: Address, tensors: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
         """Write tensors in place of what is there: for the state of unfinished work alone."""
@@ -127,8 +170,8 @@ class Store:
         return None if payload is None else pyarrow.parquet.read_table(io.BytesIO(payload))
 
     def samples(self, kind: str, label: str, limit: int) -> Iterator[dict[str, Any]]:
-        """The metadata of up to `limit` entries of a kind about a plugin."""
-        if not self.has_any(kind, label):
+        """The metadata of up to `limit` entries of the store itself, of a kind about a plugin."""
+        if not self._exists(f"{self._root}/{kind}/{label}"):
             return
         folder = self._files.ls(f"{self._root}/{kind}/{label}", detail=False)
         names = [Path(name).stem for name in folder if str(name).endswith(".json")]
@@ -173,12 +216,14 @@ class Store:
         os.replace(temporary, path)
 
     def _entry(self, address: Address) -> dict[str, Any] | None:
-        if not self.has(address):
+        if not self.holds(address):
             return None
         try:
             entry = json.loads(self._files.cat_file(self._path(address)))
             whose = Address(entry["kind"], entry["label"], entry["key"])
-            if whose == address and isinstance(entry["payload"], str) and isinstance(entry["meta"], dict):
+            # The payload is read and deleted by its name: it has to lie beside this file, and be of this key.
+            own = name_fault(entry["payload"]) is None and entry["payload"].startswith(f"{address.key}.")
+            if own and whose == address and isinstance(entry["meta"], dict):
                 return dict(entry)
         except FileNotFoundError:
             return None  # another run has removed it

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmark.display import describe
 from benchmark.estimate import estimate
-from benchmark.executor import split_by_store
+from benchmark.executor import from_zoo, split_by_store
 from benchmark.flags import FLAGS, is_doubt
 from benchmark.runs import Finished, Prepared, read_tables
 
@@ -28,10 +28,13 @@ def announcement(prepared: Prepared) -> Iterator[str]:
     for (dataset, target, threat, n), count in groups.items():
         yield f"  {dataset}, {target}, {threat}: {count} cells, n = {n}"
     yield f"in the store: {len(cached)} results; to do: {len(missing)}"
+    yield from (f"  {line}" for line in from_zoo(cached, prepared.workshop))
     for kind, count in Counter(task.kind for task in missing).items():
         yield f"  {count} × {kind}"
     trainings = Counter(describe(task) for task in missing if task.kind.startswith("train"))
     yield from (f"  needs {training}{f' × {n}' if n > 1 else ''}" for training, n in trainings.items())
+    if not trainings and any(task.kind.startswith("train") for task in cached):
+        yield "  nothing to train"
     guess = estimate(missing, prepared.workshop.store)
     if guess.seconds or not guess.unknown:
         yield f"time, from earlier timings: about {_long(guess.seconds)}"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.datasets.contract import TrainingData
+from benchmark.opened_files import watching
 from benchmark.plugin import ConfigT, Plugin, named
 
 
@@ -50,6 +51,10 @@ class Target(Plugin[ConfigT], nn.Module, ABC, Generic[ConfigT]):
     def forward(self, x: Tensor) -> Tensor:
         """Logits of shape (B, classes)."""
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with watching("target", self):
+            return super().__call__(*args, **kwargs)
+
     @classmethod
     def rests_on(cls, config: Any, trusted: Collection[Path]) -> Mapping[str, str]:
         """What stands for parameters in the classifier's identity: the content of a file for its name.
@@ -58,7 +63,8 @@ class Target(Plugin[ConfigT], nn.Module, ABC, Generic[ConfigT]):
 
         Args:
             config: The typed parameters.
-            trusted: Files, as resolved paths, that may run code when they are read.
+            trusted: What the user trusts to run code: files, as resolved paths. The harness hands over a
+                `benchmark.trust.Trust`, which knows the trusted packages as well.
 
         Returns:
             Digests by the names of parameters.

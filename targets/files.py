@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sysconfig
 import zipfile
 from collections.abc import Collection, Iterable, Mapping
@@ -13,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmark.code import fingerprint, release
+from benchmark.code import own_fingerprint, release
 from benchmark.errors import PluginError, UserError, told
+from benchmark.files import shown
+from targets.factories import COLLECTIONS
 
 _WRAPPINGS = ("state_dict", "model_state_dict", "model")
 """Names under which training scripts keep the weights beside other things."""
@@ -22,27 +23,10 @@ _WRAPPINGS = ("state_dict", "model_state_dict", "model")
 _SHOWN = 3
 
 
-def content_of(path: Path) -> str:
-    """SHA-256 of a file.
-
-    Raises:
-        UserError: It is not there or cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            content = hashlib.sha256()
-            while block := file.read(1 << 20):
-                content.update(block)
-    except OSError as error:
-        raise UserError(
-            f"cannot read the model file {str(path)!r}: {error.strerror}",
-            hint=f"paths are seen from the folder that bench runs in, {Path.cwd()}",
-        ) from error
-    return content.hexdigest()
-
-
 def code_of(module: ModuleType) -> str:
     """The identity of a module's code: the release that it was installed with, or a fingerprint.
+
+    Of a collection of models the name is enough: what it makes is known again by its weights.
 
     Raises:
         UserError: It has no source.
@@ -51,10 +35,11 @@ def code_of(module: ModuleType) -> str:
     if source is None or source.suffix != ".py":
         raise UserError(f"{module.__name__} has no Python source to tell its versions apart by")
     installed = [Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib")]
-    version = release(module.__name__.partition(".")[0])
+    package = module.__name__.partition(".")[0]
+    version = release(package)
     if version and any(folder in source.resolve().parents for folder in installed):
-        return version
-    return fingerprint(source, module.__name__)
+        return package if package in COLLECTIONS else version
+    return own_fingerprint(source, module.__name__)
 
 
 def refuse_unsafe(path: Path, trusted: Collection[Path]) -> None:
@@ -75,14 +60,14 @@ def refuse_unsafe(path: Path, trusted: Collection[Path]) -> None:
 
 def damaged(path: Path, error: Exception) -> UserError:
     """The refusal of a file that is cut, empty or spoilt."""
-    return UserError(f"the model file {str(path)!r} is damaged, or holds no model: {_first_line(error)}")
+    return UserError(f"the model file {shown(path)!r} is damaged, or holds no model: {_first_line(error)}")
 
 
 def not_trusted(path: Path, what: str) -> UserError:
     """The refusal of a file whose reading may run code; `what` it is."""
     return UserError(
-        f"the model file {str(path)!r} {what}: to read it may run code that somebody put into it",
-        hint=f"save the weights as safetensors, or, if you trust who made it, add --trust {path}",
+        f"the model file {shown(path)!r} {what}: to read it may run code that somebody put into it",
+        hint=f"save the weights as safetensors, or, if you trust who made it, add --trust {shown(path)}",
     )
 
 
@@ -99,14 +84,14 @@ def read_weights(path: Path, trusted: Collection[Path]) -> dict[str, Tensor]:
             return dict(load_file(path))
         held: Any = torch.load(path, map_location="cpu", weights_only=path.resolve() not in trusted)
     except Exception as error:  # each format complains in its own way
-        raise PluginError(f"weights {path} cannot be read: {_first_line(error)}") from error
+        raise PluginError(f"weights {shown(path)} cannot be read: {_first_line(error)}") from error
     if isinstance(held, nn.Module):
         held = held.state_dict()
     for name in _WRAPPINGS:
         if isinstance(held, Mapping) and isinstance(held.get(name), Mapping):
             held = held[name]
     if not isinstance(held, Mapping) or not all(isinstance(value, Tensor) for value in held.values()):
-        raise PluginError(f"weights {path} hold no state dict: a mapping of names to tensors")
+        raise PluginError(f"weights {shown(path)} hold no state dict: a mapping of names to tensors")
     return dict(held)
 
 
@@ -135,7 +120,7 @@ def put_weights(module: nn.Module, weights: Mapping[str, Tensor], path: Path, or
     }
     told_faults = [f"{len(names)} {fault} ({_some(names)})" for fault, names in faults.items() if names]
     if told_faults:
-        raise PluginError(f"weights {path} do not fit {origin}: {'; '.join(told_faults)}")
+        raise PluginError(f"weights {shown(path)} do not fit {origin}: {'; '.join(told_faults)}")
     module.load_state_dict(dict(weights))
 
 

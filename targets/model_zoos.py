@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
-from benchmark.code import release
 from benchmark.errors import PluginError, UserError
+from benchmark.opened_files import unwatched
 from benchmark.plugin import Config, param
+from benchmark.trust import Trust, ask, is_importable
 from targets.contract import GivenTarget, target
+from targets.factories import is_installed
 from targets.files import called
 from targets.preparation import Prepared
 
@@ -49,16 +53,17 @@ class Timm(GivenTarget[TimmConfig]):
 
     @classmethod
     def rests_on(cls, config: TimmConfig, trusted: Collection[Path]) -> Mapping[str, str]:
-        timm = _package("timm", "timm")
+        timm = _package("timm", "timm", trusted)
         if not timm.is_model(config.model.partition(".")[0]):
             raise UserError(f"target timm: timm has no model {config.model!r}", hint="see timm.list_models()")
-        return {"model": f"{config.model} {release('timm')}"}
+        return {}
 
     def load(self, trusted: Collection[Path]) -> None:
-        timm = _package("timm", "timm")
-        network = called(
-            self.origin, timm.create_model, {"model_name": self.config.model, "pretrained": True}
-        )
+        timm = _package("timm", "timm", trusted)
+        with unwatched():  # what it loads is known again by its digest
+            network = called(
+                self.origin, timm.create_model, {"model_name": self.config.model, "pretrained": True}
+            )
         data = timm.data.resolve_model_data_config(network)
         channels, size, _ = data["input_size"]
         if channels != self.image_shape[0]:
@@ -93,27 +98,38 @@ class RobustBench(GivenTarget[RobustBenchConfig]):
 
     @classmethod
     def rests_on(cls, config: RobustBenchConfig, trusted: Collection[Path]) -> Mapping[str, str]:
-        _package("robustbench.utils", "robustbench")
-        return {"model": f"{config.model} {release('robustbench')}"}
+        _package("robustbench.utils", "robustbench", trusted)
+        return {}
 
     def load(self, trusted: Collection[Path]) -> None:
         config = self.config
-        self.network = called(
-            self.origin,
-            _package("robustbench.utils", "robustbench").load_model,
-            {"model_name": config.model, "dataset": config.dataset, "threat_model": config.threat_model},
-        )
+        names = {
+            "model_name": config.model,
+            "dataset": config.dataset,
+            "threat_model": config.threat_model,
+            # Not its default, ./models: a file that lies in the current folder would be unpickled.
+            "model_dir": str(Path(torch.hub.get_dir()) / "robustbench"),
+        }
+        with unwatched():  # as with timm
+            load_model = _package("robustbench.utils", "robustbench", trusted).load_model
+            self.network = called(self.origin, load_model, names)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network(x)  # type: ignore[no-any-return]
 
 
-def _package(module: str, extra: str) -> Any:
+def _package(module: str, extra: str, trusted: Collection[Path]) -> Any:
     """An optional package, imported.
 
     Raises:
-        UserError: It is not installed.
+        UserError: It is not installed; or it lies elsewhere, such as in the current folder, untrusted.
     """
+    known = extra in sys.modules or extra in Trust.of(trusted).packages
+    if not known and is_importable(extra) and not is_installed(extra):
+        raise UserError(
+            f"target {extra}: the package {extra} is not where installed packages are",
+            hint=ask("--trust", extra),
+        )
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.errors import PluginError, told
-from benchmark.plugin import param
+from benchmark.files import shown
+from benchmark.plugin import FilePath, file
 from targets.contract import GivenTarget, target
-from targets.files import content_of, damaged, not_trusted
+from targets.files import damaged, not_trusted
 from targets.preparation import PreparationConfig
 
 Form = Literal["TorchScript", "torch.export", "pickle"]
@@ -24,10 +25,10 @@ class SavedModuleConfig(PreparationConfig):
     """`file` is what `torch.jit.save`, `torch.export.save` or `torch.save` wrote.
 
     `mean`, `std` and `size` normalise and resize the images before it, where the module does not do this
-    itself. Paths are seen from the folder that bench runs in.
+    itself. The path is relative to the grid's file.
     """
 
-    file: str = param()
+    file: FilePath = file()
 
 
 @target("saved-module")
@@ -35,8 +36,9 @@ class SavedModule(GivenTarget[SavedModuleConfig]):
     """A classifier saved as TorchScript or by `torch.export`.
 
     Images in [0, 1] to logits, for batches of any size (`torch.export` wants the first dimension dynamic).
-    TorchScript is a program of torch's own operators. To read what `torch.export.save` wrote, or a module
-    pickled by `torch.save`, may run any code: such a file is refused unless `--trust` names it.
+    Each of these files is a program. A module pickled by `torch.save` and what `torch.export.save` wrote may
+    run any code when they are read, and TorchScript can write to any file. They are refused unless
+    `--trust` names them.
     """
 
     network: nn.Module
@@ -49,14 +51,12 @@ class SavedModule(GivenTarget[SavedModuleConfig]):
 
     @property
     def origin(self) -> str:
-        return f"saved module {self.config.file}"
+        return f"saved module {shown(self.config.file)}"
 
     @classmethod
     def rests_on(cls, config: SavedModuleConfig, trusted: Collection[Path]) -> Mapping[str, str]:
-        path = Path(config.file)
-        content = content_of(path)
-        _allowed_form(path, trusted)
-        return {"file": content}
+        _allowed_form(Path(config.file), trusted)
+        return {}
 
     def load(self, trusted: Collection[Path]) -> None:
         path = Path(self.config.file)
@@ -79,13 +79,18 @@ class SavedModule(GivenTarget[SavedModuleConfig]):
 
 
 def _allowed_form(path: Path, trusted: Collection[Path]) -> Form:
-    """The form of a file that may be read: reading anything but TorchScript may run any code.
+    """The form of a file that may be read: each of them is a program.
+
+    Even TorchScript is: its operators `aten::from_file` and `aten::save` write to any file of the user's.
 
     Raises:
-        UserError: It is another form, and not among the trusted files.
+        UserError: It is not among the trusted files.
     """
-    if (form := _form(path)) != "TorchScript" and path.resolve() not in trusted:
-        raise not_trusted(path, f"is a {form} file" if form == "torch.export" else "is a pickle")
+    form = _form(path)
+    if path.resolve() not in trusted:
+        raise not_trusted(
+            path, "is a pickle" if form == "pickle" else f"is a {form} file, which is a program"
+        )
     return form
 
 

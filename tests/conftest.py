@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,12 @@ def small_run(constructed: Path, session_store: str, tmp_path: Path) -> Runner:
     """Runs a grid on 60 digits against the constructed classifier; keyword arguments are grid keys."""
 
     def run(
-        *, store: str = session_store, out: Path | None = None, data: Path | None = None, **keys: Any
+        *,
+        store: str = session_store,
+        out: Path | None = None,
+        data: Path | None = None,
+        trust: Sequence[Path] = (),
+        **keys: Any,
     ) -> pd.DataFrame:
         import benchmark
 
@@ -78,8 +83,7 @@ def small_run(constructed: Path, session_store: str, tmp_path: Path) -> Runner:
             "attacks": [{"name": "fgsm", "eps": 0.1}],
             "threats": ["black-box", "white-box"],
         }
-        return benchmark.run(
-            grid | keys, out=out or tmp_path / "out", store=store, data=data, plugins=[constructed]
-        )
+        options: dict[str, Any] = {"store": store, "data": data, "plugins": [constructed], "trust": trust}
+        return benchmark.run(grid | keys, out=out or tmp_path / "out", **options)
 
     return run

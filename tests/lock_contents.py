@@ -125,7 +125,7 @@ def _grid(name: str, registry: Registry) -> dict[str, Any]:
 
 def plan_of_figures(store: str) -> Prepared:
     """The plan of the grid of figures."""
-    return prepare(FIGURES, Silent(), store=store, device="cpu")
+    return prepare(FIGURES, Silent(), store=store, device="cpu", zoo=False)
 
 
 def _first_tasks(prepared: Prepared) -> dict[str, Any]:

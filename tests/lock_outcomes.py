@@ -207,6 +207,7 @@ def planned(folder: Path, observer: Silent | None = None) -> Iterator[Prepared]:
             data=folder,
             store=folder / "store",
             device="cpu",
+            zoo=False,
             sanity=grid.get("sanity", "fast"),
             folder=folder,
         )

@@ -173,15 +173,20 @@ def test_each_surface_has_to_settle_while_something_is_left(
             return None, (places < on[loss][level]).float() - 0.5
 
     monkeypatch.setattr(effort, "_Bench", Bench)
-    monkeypatch.setattr(effort, "address", lambda task: None)
-    store = SimpleNamespace(put_tensors=lambda address, tensors, meta: found.update(meta))
     attack = SimpleNamespace(losses=lambda: range(2))
-    workshop = SimpleNamespace(device=torch.device("cpu"), new_attack=lambda *given: attack, store=store)
+    workshop = SimpleNamespace(
+        device=torch.device("cpu"),
+        new_attack=lambda *given: attack,
+        put_tensors=lambda task, tensors, meta: found.update(meta),
+    )
     task = SimpleNamespace(
-        surfaces=(exact, identity), attack=None, shard=SimpleNamespace(dataset=None), key="", content=dict
+        surfaces=(exact, identity),
+        attack=None,
+        shard=SimpleNamespace(dataset=None),
+        seed_for=lambda purpose: 0,
     )
     effort.find_effort(task, workshop)  # type: ignore[arg-type]
-    assert (found["levels"], found["converged"], found["agree"]) == (levels, converged, agree)
+    assert (found["levels"], found["converged"], found["losses_agree"]) == (levels, converged, agree)
 
 
 def test_who_asks_is_answered_by_the_real_setting_and_not_by_the_cheap_one(session_store: str) -> None:

@@ -15,7 +15,7 @@ from benchmark.errors import UserError
 from benchmark.grid import load_grid
 from benchmark.noise import Noise
 from benchmark.purifier import PurifierModule
-from benchmark.refs import DefenseRef
+from benchmark.refs import DefenseRef, Parameters
 from benchmark.registry import Registry, default_registry
 from benchmark.runs import Finished, prepare, run_prepared
 from benchmark.tasks import Part, Purifier
@@ -152,7 +152,7 @@ def test_the_order_of_a_chain_matters(constructed: Path, tmp_path: Path) -> None
 
 def test_the_facts_of_a_chain_follow_from_its_parts() -> None:
     def purifier(*facts: dict[str, Any]) -> Purifier:
-        return Purifier(tuple(Part(DefenseRef("part", {}, "", **fact)) for fact in facts))
+        return Purifier(tuple(Part(DefenseRef("part", {}, {}, **fact)) for fact in facts))
 
     plain: dict[str, Any] = {}
     for fact in ("trainable", "stochastic"):
@@ -167,7 +167,7 @@ def test_the_facts_of_a_chain_follow_from_its_parts() -> None:
     trained: dict[str, Any] = {"trainable": True}
     parts = ({"gate": 0.02} | trained, {"gate": 0.3}, {"gate": 0.1} | trained)
     assert purifier(*parts).gate == 0.1  # what is not trained lends no gate
-    cheaper = {"in_attack": {"steps": 1}}
+    cheaper = {"in_attack": Parameters({"steps": 1}, {"steps": 1})}
     assert purifier(plain, cheaper).is_cheaper_in_attack
     assert not purifier(plain, plain).is_cheaper_in_attack
     assert [dict(part.defense.config) for part in purifier(plain, cheaper).in_attack.parts] == [

@@ -160,10 +160,10 @@ def test_attacks_run_the_cheaper_setting_and_the_real_one_judges(constructed: Pa
     done, _ = _dear_run(constructed, tmp_path, attacks=attacks)
     asked = {
         kind: {event for task, events in done if task.kind == kind for event in events}
-        for kind in ("craft", "probe", "purify", "score")
+        for kind in ("craft", "gradient-probe", "purify", "score")
     }
     cheap, real = {1, "forget"}, {4, "forget"}
-    assert asked == {"craft": cheap, "probe": cheap, "purify": real, "score": real}
+    assert asked == {"craft": cheap, "gradient-probe": cheap, "purify": real, "score": real}
 
 
 def test_a_defense_forgets_before_each_attack(constructed: Path, tmp_path: Path) -> None:

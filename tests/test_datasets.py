@@ -205,7 +205,8 @@ def test_a_classifier_that_is_given_needs_no_images_to_train_with(
     )
     given = {"name": "module", "factory": f"{tmp_path / 'net.py'}:make"}
     own = {"name": "folder", "path": "own", "test": share}
-    records = small_run(**GRID | {"targets": [given]}, datasets=[own], data=tmp_path)
+    trust = [tmp_path / "net.py"]
+    records = small_run(**GRID | {"targets": [given]}, datasets=[own], data=tmp_path, trust=trust)
     assert records["status"].tolist() == ["ok"]
 
 

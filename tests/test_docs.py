@@ -55,7 +55,11 @@ def test_every_command_on_a_page_is_one(page: Path) -> None:
     group = typer.main.get_command(app)
     for line in commands(page):
         name, *arguments = shlex.split(line, comments=True)[1:]
-        context = group.commands[name].make_context(name, arguments)  # type: ignore[attr-defined]
+        command = group.commands[name]  # type: ignore[attr-defined]
+        if hasattr(command, "commands"):
+            name, *arguments = arguments
+            command = command.commands[name]
+        context = command.make_context(name, arguments)
         assert context.args == []
 
 

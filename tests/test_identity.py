@@ -50,7 +50,7 @@ class Observer(Silent):
         said.append(message)
 
 def missing(reuse):
-    prepared = prepare(grid, Observer(), store=store, device="cpu", reuse=reuse)
+    prepared = prepare(grid, Observer(), store=store, device="cpu", reuse=reuse, zoo=False)
     return prepared, sorted({(t.kind, t.label) for t in split_by_store(prepared.plan, prepared.workshop)[0]})
 
 said, Plugin.step_limit = [], 2
@@ -237,7 +237,9 @@ def test_a_default_and_seeds_changed_under_a_version_are_refused(contents_of: Ca
 def _prepared(store: Path, reuse: Any, threads: int, observer: Silent) -> Prepared:
     grid = GRID | {"targets": ["nearest-mean"], "source": "target", "defenses": ["identity"]}
     plugins = [REPOSITORY / "tests" / "constructed.py"]
-    return prepare(grid, observer, store=store, device="cpu", plugins=plugins, reuse=reuse, threads=threads)
+    return prepare(
+        grid, observer, store=store, device="cpu", zoo=False, plugins=plugins, reuse=reuse, threads=threads
+    )
 
 
 def test_results_made_with_another_number_of_threads_are_taken_unless_asked_otherwise(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ def test_each_block_prints_what_stands_below_it(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BENCH_STORE", session_store)
     pairs = re.findall(r"```python\n(.*?)```\s+```text\n(.*?)```", PAGE, flags=re.DOTALL)
-    assert len(pairs) == PAGE.count("```python") == 3
+    assert len(pairs) == PAGE.count("```python") == 4
     names: dict[str, Any] = {}
     for code, expected in pairs:
         printed = io.StringIO()

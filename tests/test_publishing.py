@@ -129,10 +129,16 @@ def test_what_is_published_verifies_and_names_the_controls(board: Path) -> None:
 
 
 def test_publishing_twice_changes_nothing(board: Path, a_run: Path) -> None:
-    before = {path: path.read_bytes() for path in board.rglob("*") if path.is_file()}
+    before = standing(board)
     again = publish(a_run, board, "--apply")
     assert f"{FILE}: no change" in again.output
-    assert {path: path.read_bytes() for path in board.rglob("*") if path.is_file()} == before
+    assert standing(board) == before
+
+
+def standing(board: Path, pattern: str = "*") -> dict[Path, bytes]:
+    """The files of a board, without those in its trash."""
+    files = (path for path in board.rglob(pattern) if path.is_file() and ".trash" not in path.parts)
+    return {path: path.read_bytes() for path in files}
 
 
 def dirty(run: Path) -> None:
@@ -233,7 +239,7 @@ def test_defenses_that_met_other_attacks_are_not_ranked_together(
 def test_a_second_run_moves_ranks_and_undo_brings_the_files_back(
     board: Path, a_run: Path, tmp_path: Path
 ) -> None:
-    before = {path: path.read_bytes() for path in board.rglob("*") if path.is_file()}
+    before = standing(board)
     second = renamed(a_run, tmp_path / "second", "better")
 
     def stronger(rows: list[dict[str, str]]) -> None:
@@ -251,9 +257,9 @@ def test_a_second_run_moves_ranks_and_undo_brings_the_files_back(
     assert "nothing is written yet" in bench("publish", "--undo", "--board", board).output
     undone = bench("publish", "--undo", "--apply", "--board", board)
     assert "better" in undone.output
-    assert {path: path.read_bytes() for path in board.rglob("*") if path.is_file()} == before
+    assert standing(board) == before
     assert bench("publish", "--undo", "--apply", "--board", board).exit_code == 0
-    assert [path.name for path in board.rglob("*.csv")] == []
+    assert standing(board, "*.csv") == {}
     assert "nothing to undo" in whole(bench("publish", "--undo", "--apply", "--board", board))
 
 
@@ -404,7 +410,7 @@ def test_a_control_may_have_met_fewer(a_run: Path, tmp_path: Path) -> None:
 def test_what_was_interrupted_can_be_undone_or_done_again(
     board: Path, a_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = {path: path.read_bytes() for path in board.rglob("*.csv")}
+    before = standing(board, "*.csv")
     edited(a_run / "records.csv", lambda rows: [row.update(reason="another") for row in rows])
     edited(a_run / "leaderboard.csv", lambda rows: [row.update(psnr="1.0") for row in rows])
 
@@ -417,10 +423,10 @@ def test_what_was_interrupted_can_be_undone_or_done_again(
             assert publish(a_run, board, "--apply").exit_code != 0
         if mend == "undo":
             assert bench("publish", "--undo", "--apply", "--board", board).exit_code == 0
-            assert {path: path.read_bytes() for path in board.rglob("*.csv")} == before
+            assert standing(board, "*.csv") == before
     assert publish(a_run, board, "--apply").exit_code == 0
     assert bench("publish", "--undo", "--apply", "--board", board).exit_code == 0
-    assert {path: path.read_bytes() for path in board.rglob("*.csv")} == before
+    assert standing(board, "*.csv") == before
 
 
 def test_undo_keeps_the_runs_that_rows_still_rest_on(board: Path, a_run: Path, tmp_path: Path) -> None:

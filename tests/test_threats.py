@@ -41,8 +41,6 @@ def test_zero_gradient_is_doubted_where_an_image_survives_that_the_bare_target_l
 @pytest.mark.parametrize(
     ("how", "attack"),
     [
-        ("sure", PGD | {"backend": "foolbox", "random_start": False}),
-        ("sure", {"name": "fgsm", "eps": 0.3, "backend": "art"}),
         ("stepped", PGD),
         ("stepped", {"name": "pgd", "eps": 2.0, "distance": "l2"}),
         ("stepped", {"name": "deepfool"}),
@@ -60,12 +58,14 @@ def test_an_attack_that_was_given_no_gradient_is_doubted(
     assert "zero-gradient" in row["flags"]
 
 
-def test_a_sure_target_is_broken_by_what_does_not_underflow(small_run: Runner) -> None:
+@pytest.mark.parametrize("backend", ["native", "foolbox", "art"])
+def test_a_sure_target_is_broken_by_every_library(small_run: Runner, backend: str) -> None:
+    """The gradient of the float32 cross-entropy, which libraries follow, is zero at scores so large."""
     row = _row(
         small_run(
             targets=[{"name": "odd"}],
             defenses=["identity"],
-            attacks=[PGD | {"eps": 0.3}],
+            attacks=[PGD | {"eps": 0.3, "backend": backend}],
             threats=["black-box"],
         )
     )

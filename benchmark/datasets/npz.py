@@ -92,8 +92,8 @@ class _Arrays:
             there = ", ".join(self._arrays) or "none"
             raise self.wrong(f"lacks arrays: {wanted} are needed, there are {there}")
 
-    def wrong(self, message: str) -> UserError:
-        return UserError(Problem(message, file=str(self._path)))
+    def wrong(self, message: str, hint: str | None = None) -> UserError:
+        return UserError(Problem(message, file=str(self._path), hint=hint))
 
     def half(self, first: int) -> TensorSplit:
         """Images and labels of the two names from `first` on."""
@@ -110,6 +110,12 @@ class _Arrays:
         if "class_names" in self._arrays:
             names = tuple(str(name) for name in self._arrays["class_names"].ravel())
         else:
+            first = min(int(split.labels.min()) for split in splits)
+            if first > 0:
+                raise self.wrong(
+                    f"the smallest label is {first}: labels count from 0",
+                    hint=f"subtract {first} from all labels, or name all classes in an array class_names",
+                )
             names = tuple(str(label) for label in range(int(splits[0].labels.max()) + 1))
         for split, name in zip(splits, self._names[1::2], strict=True):
             wrong = ((split.labels < 0) | (split.labels >= len(names))).nonzero()

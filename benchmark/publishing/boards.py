@@ -22,6 +22,11 @@ COLUMNS = (*LEADERBOARD_COLUMNS, "explained", "protocol", "run", "commit", "key"
 RUNS = "runs"
 """The folder, beside the files, of the runs that published rows rest on."""
 
+TRASH = ".trash"
+"""The folder, beside the files, of the runs that undone publications rested on."""
+
+_LONGEST_SLUG = 50
+
 _FILE = ("dataset", "threat", "norm", "eps")
 _TABLE = ("target", "target_config", "threat_config")
 _ROW = (*_FILE, *_TABLE, "defense", "defense_config")
@@ -61,7 +66,7 @@ def file_name(row: Row) -> str:
 
 def slug(name: str) -> str:
     """A name as part of a file name; one that had to be changed ends in a digest, so that none coincide."""
-    if re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
+    if re.fullmatch(r"[a-z0-9][a-z0-9-]*", name) and len(name) <= _LONGEST_SLUG:
         return name
     plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     return f"{plain[:40]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}".lstrip("-")

@@ -74,6 +74,11 @@ def _unclean(run: Run) -> Iterator[Problem]:
         yield Problem("the tree had changes that are in no commit", hint=hint)
     elif run.commit is None:
         yield Problem(f"run.json: {git['commit']!r} is no commit")
+    if run.mixed_code:
+        yield Problem(
+            f"attacks and verdicts of the run were made by different code of {', '.join(run.mixed_code)}",
+            hint="run the grid again with --reuse same-code",
+        )
 
 
 def _unsound(

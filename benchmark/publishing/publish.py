@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import os
 import shutil
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -16,8 +18,18 @@ from filelock import FileLock
 
 from benchmark.errors import Problem, UserError
 from benchmark.evidence import grouped
+from benchmark.file_names import child, inside, name_fault
 from benchmark.output import open_out, write_text
-from benchmark.publishing.boards import RUNS, about, file_name, identity, ranked, read_board, write_board
+from benchmark.publishing.boards import (
+    RUNS,
+    TRASH,
+    about,
+    file_name,
+    identity,
+    ranked,
+    read_board,
+    write_board,
+)
 from benchmark.publishing.contests import contest_problems, controls
 from benchmark.publishing.run import FILES, PLUGINS, Run, runs_in
 from benchmark.records import Row
@@ -120,7 +132,7 @@ def publish(
         changes = [change for change in changes if change.coming]
         if not changes:
             return lines
-        _keep(board / RUNS / run.name, run, plugins)
+        _keep(child(child(board, RUNS), run.name), run, plugins)
         # The history first: what is interrupted after it can be undone, or done again.
         entry = {"run": run.name, "changes": [asdict(change) for change in changes]}
         history = _history(board)
@@ -136,11 +148,12 @@ def _keep(folder: Path, run: Run, plugins: Sequence[Path]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         if (run.folder / name).is_file():
-            shutil.copyfile(run.folder / name, folder / name)
+            shutil.copyfile(run.folder / name, child(folder, name))
     for path in plugins:
         if path.name in run.plugins:
-            (folder / PLUGINS).mkdir(exist_ok=True)
-            shutil.copyfile(path, folder / PLUGINS / path.name)
+            kept = child(folder, PLUGINS)
+            kept.mkdir(exist_ok=True)
+            shutil.copyfile(path, child(kept, path.name))
 
 
 def last(board: Path) -> list[Change]:
@@ -170,6 +183,8 @@ def last(board: Path) -> list[Change]:
 def undo(board: Path) -> list[str]:
     """Take the last publication back; gives the changes as lines.
 
+    Nothing is deleted but rows: the run that they rested on goes to the board's trash folder.
+
     Raises:
         UserError: As `last`; or the board cannot be written.
     """
@@ -185,8 +200,22 @@ def undo(board: Path) -> list[str]:
         ]
         standing = [row for file in board.glob("*.csv") for row in read_board(file)]
         if history[-1]["run"] not in {row["run"] for row in (*remembered, *standing)}:
-            shutil.rmtree(board / RUNS / history[-1]["run"], ignore_errors=True)
+            lines += _discard(board, history[-1]["run"])
         return lines
+
+
+def _discard(board: Path, name: str) -> Iterator[str]:
+    """Move the folder of a run to the trash, under a name that no folder there has."""
+    folder = child(child(board, RUNS), name)
+    if not folder.is_dir() or folder.is_symlink():
+        return
+    trash = inside(board, board / TRASH)
+    trash.mkdir(exist_ok=True)
+    stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+    places = (trash / f"{name}-{stamp}{f'-{n}' if n else ''}" for n in itertools.count())
+    place = next(place for place in places if not os.path.lexists(place))
+    folder.rename(place)
+    yield f"the run is kept in {place}"
 
 
 def _apply(board: Path, changes: Sequence[Change]) -> None:
@@ -202,7 +231,7 @@ def _applied(rows: Sequence[Row], change: Change) -> list[Row]:
 def _locked(board: Path) -> FileLock:
     """Whoever writes the board holds its lock: two at once would each lose the other's rows."""
     open_out(board, "--board")
-    return FileLock(board / ".lock")
+    return FileLock(inside(board, board / ".lock"))  # to lock a file empties it
 
 
 def _history(board: Path) -> list[dict[str, Any]]:
@@ -213,10 +242,12 @@ def _history(board: Path) -> list[dict[str, Any]]:
         lines = path.read_text(encoding="utf-8").split("\n")
         history = [json.loads(line) for line in lines if line.strip()]
         for entry in history:
-            files = [entry["run"], *(change["file"] for change in entry["changes"])]
-            rows = [row for c in entry["changes"] for row in (*c["going"], *c["coming"])]
-            if any(Path(name).name != name for name in files) or not all(map(identity, rows)):
-                raise ValueError(f"an entry names {files}")
+            if (fault := name_fault(entry["run"])) is not None:
+                raise ValueError(f"the name of a run, {entry['run']!r}, {fault}")
+            for change in entry["changes"]:
+                strange = {file_name(row) for row in (*change["going"], *change["coming"])} - {change["file"]}
+                if strange or name_fault(change["file"]) is not None:
+                    raise ValueError(f"an entry names the file {change['file']!r}")
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not the history of a leaderboard: {error!r}") from error
     return history

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shlex
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +12,11 @@ from typing import Any
 
 from benchmark.display import Silent
 from benchmark.errors import UserError
+from benchmark.keys import SCHEMA
 from benchmark.leaderboard import COLUMNS as LEADERBOARD_COLUMNS
 from benchmark.publishing.boards import COLUMNS, RUNS, about, identity, read_rows
 from benchmark.publishing.rows import doubts
-from benchmark.publishing.run import Run
+from benchmark.publishing.run import Run, runs_in
 from benchmark.records import Row
 from benchmark.runs import prepare, run_prepared
 
@@ -23,13 +25,15 @@ from benchmark.runs import prepare, run_prepared
 class Reproduced:
     """A published row and the one that was computed now; None where there is none.
 
-    `same_code`: whether the cells have the keys that they were published with; None where they are of
-    another number of images, and nothing can be said. `outside`: whether images from others counted.
+    `same_keys`: whether the cells have the keys that they were published with; None where they are of
+    another number of images, and nothing can be said. `schema` is that of the published keys. `outside`:
+    whether images from others counted.
     """
 
     published: Row
     now: Row | None
-    same_code: bool | None
+    same_keys: bool | None
+    schema: int
     outside: bool
 
     @property
@@ -48,10 +52,19 @@ class Reproduced:
 
     def __str__(self) -> str:
         row, now = self.published, self.now
-        code = {None: "; of other cells", True: "", False: "; the code is not the one that made it"}
+        keys = {
+            None: "; of other cells",
+            True: "",
+            False: "; under other keys: a version or a setting changed",
+        }
+        note = (
+            keys[self.same_keys]
+            if self.schema == SCHEMA
+            else f"; published under keys of schema {self.schema}"
+        )
         return (
             f"{self.verdict:6} {about(row)}: published {_told(row)}, now "
-            f"{'no row' if now is None else _told(now)}{code[self.same_code]}"
+            f"{'no row' if now is None else _told(now)}{note}"
         )
 
 
@@ -74,7 +87,7 @@ def reproduce(
     store: str | None,
     device: str,
     plugins: Sequence[Path],
-    trust: Sequence[Path] = (),
+    trust: Sequence[str | Path] = (),
 ) -> Iterator[Reproduced]:
     """Compute random rows of a published file again: the part of their grid that they rest on.
 
@@ -85,22 +98,26 @@ def reproduce(
         count: How many rows, or all where there are fewer.
         seed: Decides which.
         data: As in `bench run`.
-        store: What it holds is not computed again; by default an empty one, so that everything is.
+        store: What it holds is not computed again; by default an empty one, so that everything is computed
+            but the trainings that the zoo has.
         device: As in `bench run`.
-        plugins: As in `bench run`; plugin files that were published with a row need not be named.
+        plugins: As in `bench run`. Plugin files that were published with a row run only if they are named.
         trust: As in `bench run`.
 
     Raises:
-        UserError: The file is none, or a run that a row rests on is not there or cannot be planned.
+        UserError: The file is none, a run that a row rests on is not there or cannot be planned, or it needs
+            code that is not given; names the options to add.
     """
     rows, problems = read_rows(path, COLUMNS)
     if problems:
         raise UserError(problems)
     order = random.Random(seed).sample(rows, len(rows))
     order.sort(key=lambda row: bool(row["control"]))
+    run_of = runs_in(path.parent / RUNS)
     with tempfile.TemporaryDirectory() as work:
         for number, row in enumerate(order[:count]):
-            run = Run(path.parent / RUNS / row["run"])
+            run = run_of(row)
+            _refuse_unnamed(run, plugins)
             only = run.about.get("only", {}) | {name: [str(row[name])] for name in ("target", "defense")}
             only.pop("n", None)  # a smaller part of the images may be wanted here
             observer = Silent()
@@ -110,7 +127,7 @@ def reproduce(
                 data=data,
                 store=store or f"{work}/store",
                 device=device,
-                plugins=[*plugins, *_published_with(run, plugins)],
+                plugins=plugins,
                 only=only,
                 sanity=run.about.get("sanity", "fast"),
                 trust=trust,
@@ -118,9 +135,20 @@ def reproduce(
             yield _compared(row, run, run_prepared(prepared, observer, Path(work) / str(number)).out)
 
 
-def _published_with(run: Run, given: Sequence[Path]) -> list[Path]:
-    there = {path.name for path in given}
-    return [path for path in run.kept_plugins if path.name not in there]
+def _refuse_unnamed(run: Run, given: Sequence[Path]) -> None:
+    """Refuse to reproduce without the plugin files that were published with the run.
+
+    That they lie beside the row is no consent to run them.
+    """
+    named = {path.name for path in given}
+    missing = [path for path in run.kept_plugins if path.name not in named]
+    if missing:
+        options = " ".join(f"--plugin {shlex.quote(str(path))}" for path in missing)
+        names = ", ".join(path.name for path in missing)
+        raise UserError(
+            f"run {run.folder.name} was made with plugin files of its own ({names}), not run unasked",
+            hint=f"read them; if you trust them, repeat the command with {options}",
+        )
 
 
 def _grid_of(row: Row, grid: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -154,5 +182,5 @@ def _compared(row: Row, run: Run, out: Path) -> Reproduced:
     before, after = run.counting(row), Run(out).counting(row)
     keys = {cell["key"] for cell in before}
     alike = {cell["n"] for cell in before} == {cell["n"] for cell in after}
-    same_code = all(cell["key"] in keys for cell in after) if alike else None
-    return Reproduced(row, now, same_code, (run.folder / "outside.json").is_file())
+    same_keys = all(cell["key"] in keys for cell in after) if alike else None
+    return Reproduced(row, now, same_keys, run.schema, (run.folder / "outside.json").is_file())

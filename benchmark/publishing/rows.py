@@ -96,7 +96,9 @@ def grounds_problems(row: Row, run: Run) -> Iterator[str]:
         if row[name] not in told:
             yield f"{name} is {row[name]!r}, but its cells say {', '.join(map(repr, told))}"
     raised = {flag for cell in own for flag in doubts(cell["flags"])} - set(doubts(row["flags"]))
-    if raised and row["error"] < 1:
+    if row["error"] == 1:  # a row that claims nothing keeps only the doubts about its target
+        raised = {flag for flag in raised if FLAGS[flag].of_target}
+    if raised:
         yield f"its cells are in doubt, {', '.join(sorted(raised))}, and the row does not say so"
     yield from _too_low(row, run)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.errors import Problem, UserError
+from benchmark.file_names import child
 from benchmark.keys import digest
 from benchmark.publishing.boards import identity, read_rows, slug
 from benchmark.records import COLUMNS, Row
@@ -75,11 +76,28 @@ class Run:
         return commit if isinstance(commit, str) and re.fullmatch(r"[0-9a-f]{40}", commit) else None
 
     @property
+    def schema(self) -> int:
+        """What its keys are made of; runs that say nothing are of schema 1, whose keys hashed code."""
+        schema = self.about.get("schema", 1)
+        return schema if isinstance(schema, int) else 1
+
+    @property
+    def mixed_code(self) -> list[str]:
+        """The plugins and tasks whose attacks and verdicts in this run were made by more than one code."""
+        made = self.about.get("made")
+        code = made.get("code") if isinstance(made, dict) else None
+        if not isinstance(code, dict):
+            return []  # of a run that noted no code
+        return sorted(name for name, found in code.items() if not isinstance(found, list) or len(found) > 1)
+
+    @property
     def plugins(self) -> Mapping[str, str]:
         """The plugin files from outside of the repository: SHA-256 by name."""
         found = self.about.get("plugins", {})
         if not isinstance(found, dict):
             raise UserError(f"{self.folder / 'run.json'}: plugins is no mapping")
+        for name in found:
+            child(self.folder / PLUGINS, name)
         return found
 
     @property
@@ -156,12 +174,15 @@ RunOf = Callable[[Row], Run]
 
 
 def runs_in(folder: Path, *others: Run) -> RunOf:
-    """The run that a row rests on, read once for all its rows: one of `others`, or one kept in the folder."""
+    """The run that a row rests on, read once for all its rows: one of `others`, or one kept in the folder.
+
+    What is returned raises UserError for a run whose name leads out of the folder.
+    """
     known = {run.name: run for run in others}
 
     @cache
     def named(name: str) -> Run:
-        return known.get(name) or Run(folder / name)
+        return known.get(name) or Run(child(folder, name))
 
     return lambda row: named(row["run"])
 

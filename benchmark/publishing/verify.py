@@ -8,10 +8,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmark.errors import Problem, UserError
+from benchmark.file_names import name_fault
+from benchmark.keys import SCHEMA
 from benchmark.publishing.boards import COLUMNS, RUNS, about, file_name, identity, ranked, read_rows
 from benchmark.publishing.contests import contest_problems, controls
 from benchmark.publishing.rows import doubts, grounds_problems, is_mapping, row_problems
-from benchmark.publishing.run import Run, plugin_problems, runs_in
+from benchmark.publishing.run import RunOf, plugin_problems, runs_in
 from benchmark.records import Row
 from benchmark.registry import Registry
 
@@ -29,7 +31,7 @@ def verify(path: Path, registry: Registry) -> list[Problem]:
     needed, run_of = controls(registry), runs_in(path.parent / RUNS)
     for number, row in enumerate(rows, 2):
         found = list(row_problems(row, needed)) or list(_published_problems(row, path))
-        found = found or list(_run_problems(row, run_of(row)))
+        found = found or list(_run_problems(row, run_of))
         problems += [Problem(text, file=str(path), line=number) for text in found]
     if not problems:
         found = [*_order_problems(rows), *contest_problems(rows, run_of, needed)]
@@ -37,13 +39,20 @@ def verify(path: Path, registry: Registry) -> list[Problem]:
     return problems
 
 
+def older_schemas(path: Path) -> list[int]:
+    """The schemas of keys, other than today's, of the runs that the rows of a sound file rest on."""
+    rows, _ = read_rows(path, COLUMNS)
+    run_of = runs_in(path.parent / RUNS)
+    return sorted({run_of(row).schema for row in rows} - {SCHEMA})
+
+
 def _published_problems(row: Row, path: Path) -> Iterator[str]:
     """What is wrong with a sound row where it stands."""
     missing = [name for name in ("protocol", "run", "commit", "key") if row[name] is None]
     if missing:
         yield f"{', '.join(missing)} is empty"
-    elif Path(row["run"]).name != row["run"]:
-        yield f"run {row['run']!r} is no name"
+    elif (fault := name_fault(row["run"])) is not None:
+        yield f"run {row['run']!r} is no name: it {fault}"
     if file_name(row) != path.name:
         yield f"the row belongs into {file_name(row)}"
     explained = json.loads(row["explained"] or "{}") if is_mapping(row["explained"]) else {}
@@ -52,12 +61,13 @@ def _published_problems(row: Row, path: Path) -> Iterator[str]:
         yield f"nothing explains the doubts {', '.join(silent)}"
 
 
-def _run_problems(row: Row, run: Run) -> Iterator[str]:
+def _run_problems(row: Row, run_of: RunOf) -> Iterator[str]:
     """What the run says otherwise that the row rests on."""
-    if not run.folder.is_dir():
-        yield f"run {row['run']}, which the row rests on, is not in {run.folder.parent}"
-        return
     try:
+        run = run_of(row)
+        if not run.folder.is_dir():
+            yield f"run {row['run']}, which the row rests on, is not in {run.folder.parent}"
+            return
         if run.name != row["run"]:
             yield f"the files in {run.folder} are not those that it was published with"
             return

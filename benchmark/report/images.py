@@ -22,7 +22,7 @@ from benchmark.cells import Cell
 from benchmark.errors import PluginError, UserError
 from benchmark.figures import grouped
 from benchmark.records import Row
-from benchmark.runs import Prepared, prepare, read_about
+from benchmark.runs import Prepared, read_about, run_again
 from benchmark.tasks import Score, Task
 from benchmark.work.workshop import address
 
@@ -64,7 +64,13 @@ class Strip:
 
 
 class Images(ABC):
-    """Where the images of a run's cells are."""
+    """Where the images of a run's cells are.
+
+    Attributes:
+        left_out: Why the page is without any images; None if it may have some.
+    """
+
+    left_out: str | None = None
 
     @abstractmethod
     def strip(self, key: str, rows: Sequence[Row]) -> Strip:
@@ -80,10 +86,10 @@ class NoImages(Images):
     """There are none, for one and the same reason."""
 
     def __init__(self, reason: str) -> None:
-        self._reason = reason
+        self.left_out = reason
 
     def strip(self, key: str, rows: Sequence[Row]) -> Strip:
-        return Strip(note=self._reason)
+        return Strip(note=self.left_out or "")
 
 
 class StoredImages(Images):
@@ -143,17 +149,31 @@ class StoredImages(Images):
         return found
 
 
-def images_of(run: Path, *, data: Path | None, store: str | None, plugins: Sequence[Path]) -> Images:
-    """The images of a run that was made before, by planning its grid again."""
+def images_of(
+    run: Path,
+    *,
+    data: Path | None,
+    store: str | None,
+    plugins: Sequence[Path],
+    trust: Sequence[str | Path] = (),
+) -> Images:
+    """The images of a run that was made before, by planning its grid again.
+
+    Only the code in `plugins` and `trust` runs, and nothing is downloaded. If the grid needs more, there are
+    no images, and the reason says which option to add.
+    """
     from benchmark.display import Silent
 
-    grid = read_about(run).get("grid")
-    if grid is None:
+    if read_about(run).get("grid") is None:
         return NoImages("No images: there is no run.json with the grid.")
+    options: dict[str, Any] = {"data": data, "store": store, "device": "cpu"}
     try:
-        return StoredImages(prepare(grid, Silent(), data=data, store=store, device="cpu", plugins=plugins))
+        prepared = run_again(run, Silent(), plugins=plugins, trust=trust, look=True, **options)
     except (UserError, PluginError) as error:
         return NoImages(f"No images: the grid of the run cannot be planned here ({error}).")
+    if prepared.absent:
+        return NoImages(f"No images: the data sets {', '.join(prepared.absent)} are not here; see --data.")
+    return StoredImages(prepared)
 
 
 def telling_rows(outcomes: pd.DataFrame) -> dict[str, list[Row]]:

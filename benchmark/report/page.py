@@ -103,6 +103,7 @@ def render(run: Path, images: Images) -> str:
         unchecked=sorted(filter(is_unchecked, _raised(records, board))),
         marks=marks,
         about=about,
+        left_out=images.left_out,
         command=_command(about),
         grid=json.dumps(about.get("grid"), indent=1, ensure_ascii=False, default=str),
         style=Markup((_FOLDER / "page.css").read_text(encoding="utf-8")),

@@ -115,7 +115,7 @@ class Part:
     @property
     def config(self) -> dict[str, Any]:
         """The parameters, the source where it is not the default, and whether the preset was changed."""
-        own = dict(self.defense.config)
+        own = self.defense.shown
         if self.defense.preset_changed:
             own["preset_changed"] = True
         if self.training is not None and self.training.source.role == "target":

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from attacks.contract import Surface
 from benchmark.errors import BudgetError, PluginError
+from benchmark.opened_files import watching
 from benchmark.purifier import PurifierModule
 from defenses.contract import Defense
 
@@ -197,7 +198,8 @@ class SurrogateSurface(PipelineSurface):
 
         def through(parts: Sequence[Defense[Any]], x: Tensor) -> Tensor:
             for one in parts:
-                x = one.purify(x, purifier.noise)
+                with watching("defense", one):
+                    x = one.purify(x, purifier.noise)
             return x
 
         self._before = partial(through, before)
@@ -205,11 +207,15 @@ class SurrogateSurface(PipelineSurface):
         def scorer(x: Tensor) -> Tensor:
             return target(through(after, x))  # type: ignore[no-any-return]
 
-        self._stand_in = part.surrogate(name, scorer, purifier.noise)
+        self._part = part
+        with watching("defense", part):
+            self._stand_in = part.surrogate(name, scorer, purifier.noise)
 
     def single(self, x: Tensor) -> Tensor:
         self.meter.purifies += len(x)
-        return self._stand_in.scores(self._before(x))
+        x = self._before(x)
+        with watching("defense", self._part):
+            return self._stand_in.scores(x)
 
     @property
     def has_latents(self) -> bool:
@@ -218,12 +224,14 @@ class SurrogateSurface(PipelineSurface):
     def encode(self, x: Tensor) -> Tensor:
         if self._stand_in.encode is None:
             return super().encode(x)
-        return self._stand_in.encode(x)
+        with watching("defense", self._part):
+            return self._stand_in.encode(x)
 
     def decode(self, latents: Tensor) -> Tensor:
         if self._stand_in.decode is None:
             return super().decode(latents)
-        return self._stand_in.decode(latents)
+        with watching("defense", self._part):
+            return self._stand_in.decode(latents)
 
 
 class BankSurface(MeteredSurface):

@@ -12,6 +12,7 @@ from attacks.contract import Surface
 from attacks.gradients import loss_gradient, margin
 from benchmark.errors import BudgetError, PluginError, told
 from benchmark.noise import Noise
+from benchmark.opened_files import watching
 from benchmark.tasks import Craft, Probe
 from benchmark.work.effort import craft_with_effort
 from benchmark.work.seeding import seeded
@@ -49,10 +50,14 @@ def craft(tasks: Sequence[Craft], workshop: Workshop) -> None:
                 images, passes = craft_with_effort(first, workshop, attacks[0])
                 found = [images]
             elif len(tasks) > 1 or first.sweep is not None:
-                found = type(attacks[0]).craft_sweep(attacks, surface, clean.clone(), labels.clone(), noises)
+                with watching("attack", attacks[0], *(attack.config for attack in attacks)):
+                    found = type(attacks[0]).craft_sweep(
+                        attacks, surface, clean.clone(), labels.clone(), noises
+                    )
             else:
                 start = None if first.start is None else workshop.images(first.start, first.shard)
-                found = [attacks[0].craft(surface, clean.clone(), labels.clone(), noises[0], start)]
+                with watching("attack", attacks[0]):
+                    found = [attacks[0].craft(surface, clean.clone(), labels.clone(), noises[0], start)]
         except BudgetError as error:
             raise BudgetError(
                 f"attack {first.attack.name} asked for more than {workshop.allowance}"
@@ -62,6 +67,7 @@ def craft(tasks: Sequence[Craft], workshop: Workshop) -> None:
         except (Exception, SystemExit) as error:  # whatever an attack raises is no robustness: the cell fails
             raise PluginError(f"attack {first.attack.name} raised {told(error)}") from error
     meter = {name: count / len(clean) for name, count in vars(passes).items()}
+    meter["score_factor"] = workshop.score_factor(first.surface.target)
     for task, images in zip(tasks, found, strict=True):
         _check(task, images, clean)
     surface.allowed = float("inf")

@@ -15,6 +15,7 @@ from attacks.gradients import margin
 from benchmark.errors import BudgetError, PluginError, told
 from benchmark.keys import seed_from
 from benchmark.noise import Noise
+from benchmark.opened_files import watching
 from benchmark.stats import mcnemar_less
 from benchmark.tasks import Craft, Effort, SurfaceSpec
 from benchmark.threats.surfaces import Meter, MeteredSurface
@@ -162,7 +163,7 @@ class _Bench:
         harder = attack if level == 1 else attack.harder(level)
         name = self.task.attack.name
         try:
-            with seeded(seed):
+            with seeded(seed), watching("attack", harder):
                 images = harder.craft(surface, x.clone(), labels.clone(), noise)
             with torch.no_grad():
                 return images, margin(surface(images), labels)

@@ -54,12 +54,14 @@ def perform(task: Task, workshop: Workshop) -> None:
     Raises:
         PluginError: A plugin broke its contract or raised.
     """
-    _WORK[type(task)](task, workshop)
+    with workshop.recording():
+        _WORK[type(task)](task, workshop)
 
 
 def perform_sweep(tasks: list[Craft], workshop: Workshop) -> None:
     """Do crafts of one sweep in a single call of their attack."""
-    craft.craft(tasks, workshop)
+    with workshop.recording():
+        craft.craft(tasks, workshop)
 
 
 KINDS: tuple[type[Task], ...] = tuple(_WORK)

@@ -110,6 +110,18 @@ def describe(differences: Iterable[Difference]) -> str | None:
     return f"from the store: {'; '.join(parts)} (--reuse says which results to take)"
 
 
+def summarise(made: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """What several results were made with: for each plugin and task its code, and all environments."""
+    code: dict[str, set[str]] = {}
+    environments: list[Any] = []
+    for one in made:
+        for name, fingerprint in (one.get("code") or {}).items():
+            code.setdefault(name, set()).add(fingerprint)
+        if one.get("environment") not in environments:
+            environments.append(one.get("environment"))
+    return {"code": {name: sorted(code[name]) for name in sorted(code)}, "environments": environments}
+
+
 def _results(count: int) -> str:
     return f"{count} result{'' if count == 1 else 's'}"
 

@@ -137,6 +137,7 @@ def score(task: Score, workshop: Workshop) -> None:
         "costs": _costs(task, workshop),
         "routes": chosen.found,
         "contradicted": chosen.contradicted,
+        "score_factors": _score_factors(task, workshop),
     }
     workshop.put_table(task, pyarrow.table(rows), meta)
 
@@ -183,6 +184,12 @@ def _costs(task: Score, workshop: Workshop) -> dict[str, float]:
             costs[name] += meta[name]
     clean = workshop.meta(task.clean)
     return costs | {"purify_ms": 1000 * clean["seconds"] / clean["images"]}
+
+
+def _score_factors(task: Score, workshop: Workshop) -> dict[str, float]:
+    """By route: what the scores that its attack followed were multiplied by."""
+    crafts = {c.route: c.craft for c in task.candidates if isinstance(c.craft, Craft)}
+    return {route: workshop.meta(craft)["score_factor"] for route, craft in crafts.items()}
 
 
 @dataclass

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from attacks.contract import Surface
 from benchmark.datasets.contract import TensorSplit, TrainingData
 from benchmark.noise import Noise
+from benchmark.opened_files import watching
 from benchmark.plugin import NoCheckpoints
 from benchmark.tasks import TrainSubstitute
 from benchmark.work.seeding import seeded
@@ -66,7 +67,8 @@ class _Student:
         """Fit the classifier to images and the labels that the oracle gives them."""
         labels = self.ask(images) if labels is None else labels
         told = TensorSplit(images.cpu(), labels.cpu())
-        self.model.train().fit(replace(self.data, train=told), self.generator)
+        with watching("target", self.model):
+            self.model.train().fit(replace(self.data, train=told), self.generator)
         self.model.eval()
 
     def ask(self, images: Tensor) -> Tensor:
@@ -106,7 +108,8 @@ class _Student:
         for start in range(0, len(images), _BATCH):
             part = slice(start, start + _BATCH)
             noise = Noise(0, range(start, start + len(images[part])))
-            made.append(attack.craft(self.oracle, images[part], truth[part], noise))
+            with watching("attack", attack):
+                made.append(attack.craft(self.oracle, images[part], truth[part], noise))
         self.learn(torch.cat([images, *made]))
 
 

@@ -10,6 +10,7 @@ from benchmark.refs import DatasetRef
 from benchmark.tasks import Bank, SurfaceSpec
 from benchmark.threats.mimic import MimicNet
 from benchmark.threats.surfaces import Ingredients, MeteredSurface, build_surface
+from benchmark.work.scale import ScaledTarget
 from benchmark.work.workshop import Stopwatch, Workshop
 
 _BATCH = 100
@@ -20,7 +21,8 @@ def make_surface(
 ) -> MeteredSurface:
     """The surface as a module in evaluation mode, its meter at zero; `seed` is for random purifiers.
 
-    `times` as many draws of a random purifier are averaged as the threat asked for.
+    `times` as many draws of a random purifier are averaged as the threat asked for. If the scores of the
+    target are too small or too large to be followed, each surface gets them multiplied by one factor.
     """
     dataset = workshop.dataset(data)
     bank = None
@@ -32,13 +34,19 @@ def make_surface(
         mimic = MimicNet(dataset.image_shape[0])
         mimic.load_state_dict(workshop.tensors(spec.mimic))
         mimic.to(workshop.device).requires_grad_(False)
+    target, factor = workshop.target(spec.target), workshop.score_factor(spec.target)
     purifier = None
     if spec.purifier is not None:  # last: to make anew what is lost takes the same module
         purifier = workshop.purifier(spec.purifier, data)
         purifier.noise = StreamNoise(seed)
         purifier.forget()
     ingredients = Ingredients(
-        workshop.target(spec.target), purifier, bank, mimic, len(dataset.class_names), dataset.image_shape
+        target if factor == 1 else ScaledTarget(target, factor),
+        purifier,
+        bank,
+        mimic,
+        len(dataset.class_names),
+        dataset.image_shape,
     )
     draws = None if spec.draws is None else spec.draws * times
     return build_surface(spec.form, ingredients, draws).eval()

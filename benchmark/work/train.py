@@ -13,6 +13,7 @@ from torch import Tensor
 
 from benchmark.datasets.contract import TrainingData
 from benchmark.errors import PluginError, UserError
+from benchmark.opened_files import unwatched, watching
 from benchmark.plugin import NoCheckpoints, Plugin
 from benchmark.store import Address, Store
 from benchmark.tasks import SHARD_SIZE, TrainAttack, TrainDefense, TrainTarget
@@ -32,7 +33,7 @@ def train_target(task: TrainTarget, workshop: Workshop) -> None:
     with seeded(task.seed_for("init")), Stopwatch(workshop.device) as watch:
         model = workshop.new_target(task).to(workshop.device).train()
         checkpoints = _attend(model, task, workshop)
-        with checkpoints:
+        with checkpoints, watching("target", model):
             model.fit(data, _generator(task))
             model.eval()
             _check_classes(model, task, data)
@@ -75,7 +76,7 @@ def train_defense(task: TrainDefense, workshop: Workshop) -> None:
     with seeded(task.seed_for("init")), Stopwatch(workshop.device) as watch:
         defense = workshop.new_defense(task.defense, task.dataset).to(workshop.device).train()
         checkpoints = _attend(defense, task, workshop)
-        with checkpoints:
+        with checkpoints, watching("defense", defense):
             defense.fit(data, source, _generator(task))
             _check_weights(defense, task, checkpoints.reached)
     _save(defense, task, workshop, checkpoints.account(watch))
@@ -92,7 +93,7 @@ def train_attack(task: TrainAttack, workshop: Workshop) -> None:
         checkpoints = _attend(attack, task, workshop)
         if task.surface.draws is not None:
             attack.checkpoints = NoCheckpoints()  # the draws of a random defense cannot be taken up again
-        with checkpoints:
+        with checkpoints, watching("attack", attack):
             attack.fit(data, surface, _generator(task))
             _check_weights(attack, task, checkpoints.reached)
     _save(attack, task, workshop, checkpoints.account(watch))
@@ -121,11 +122,13 @@ class _StoredCheckpoints:
         self.reached = "no step that was reported"
 
     def load(self) -> dict[str, Tensor] | None:
-        return self._store.get_tensors(self._address)
+        with unwatched():
+            return self._store.get_tensors(self._address)
 
     def save(self, state: Mapping[str, Tensor]) -> None:
         seconds = self.seconds + time.perf_counter() - self._begin
-        self._store.replace_tensors(self._address, state, {"seconds": seconds, "curve": self.curve})
+        with unwatched():
+            self._store.replace_tensors(self._address, state, {"seconds": seconds, "curve": self.curve})
 
     def account(self, watch: Stopwatch) -> dict[str, Any]:
         """What the whole training took, and how it went."""
@@ -154,7 +157,8 @@ def _attend(plugin: Plugin[Any], task: Training, workshop: Workshop) -> _StoredC
                 raise PluginError(
                     f"training {task.label} diverged: {name} is {figure} in {checkpoints.reached}"
                 )
-        workshop.on_training(task, done, total, figures)
+        with unwatched():
+            workshop.on_training(task, done, total, figures)
 
     plugin.reporter = reporter
     plugin.checkpoints = checkpoints = _StoredCheckpoints(task, workshop.store)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from attacks.contract import Attack
 from benchmark.datasets.contract import Dataset, Splits, TrainingData
+from benchmark.datasets.watched import own_places, watched, watched_splits
 from benchmark.errors import PluginError, UserError
 from benchmark.files import digest_of_file
 from benchmark.keys import digest
+from benchmark.opened_files import Used, merged, record_use, watching
 from benchmark.purifier import PurifierModule
 from benchmark.refs import DatasetRef, PluginRef
 from benchmark.registry import Registry
@@ -25,6 +27,7 @@ from benchmark.training import weights_digest
 from benchmark.work.given import answers, are_the_same
 from benchmark.work.provenance import Difference, Provenance, Reuse
 from benchmark.work.recent import Recent
+from benchmark.work.scale import factor_of, sample
 from benchmark.work.seeding import seeded
 from defenses.contract import Defense
 from targets.contract import GivenTarget, Target
@@ -53,7 +56,7 @@ class Workshop:
         on_training: Told of the progress of trainings.
         perform: Does a task again whose result was lost or damaged.
         budget: Passes for each image, forwards and backwards, that an attack may ask of its surface.
-        trusted: Files, as resolved paths, that may run code when a classifier is read from them.
+        trusted: What may run code when a classifier is read: a `Trust`, or files as resolved paths.
         provenance: Tells what results are made with.
         reuse: Which stored results count.
     """
@@ -68,7 +71,7 @@ class Workshop:
         perform: Callable[[Task, Workshop], None],
         provenance: Provenance,
         budget: float = float("inf"),
-        trusted: frozenset[Path] = frozenset(),
+        trusted: Collection[Path] = (),
         reuse: Reuse = "any",
     ) -> None:
         self.registry = registry
@@ -84,7 +87,10 @@ class Workshop:
         self._datasets: Recent[Dataset[Any]] = Recent(_DATASETS_KEPT)
         self._splits: Recent[Splits] = Recent(_DATASETS_KEPT)
         self._models: Recent[nn.Module] = Recent(_MODELS_KEPT)
+        self._factors: dict[str, float] = {}
         self._results: Recent[dict[str, Tensor]] = Recent(_RESULT_BYTES_KEPT, _bytes)
+        self._opened: dict[str, Mapping[str, list[str]]] = {}
+        self._used = Used()
 
     @property
     def allowance(self) -> str:
@@ -105,15 +111,18 @@ class Workshop:
 
         def open_it() -> Dataset[Any]:
             cls, config = self.plugin("dataset", ref)
-            opened: Dataset[Any] = cls(config, self._data)
-            opened.prepare()
+            with watching("dataset", cls, config, own=tuple(own_places(config, self._data))):
+                opened: Dataset[Any] = cls(config, self._data)
+                opened.prepare()
             return opened
 
-        return self._datasets.get(digest(ref.content), open_it)
+        with watched(dataset := self._datasets.get(digest(ref.content), open_it)):
+            return dataset  # a task depends on it, also where it was opened for another one
 
     def splits(self, ref: DatasetRef) -> Splits:
         """The images of a data set."""
-        return self._splits.get(digest(ref.content), lambda: self.dataset(ref).splits())
+        dataset = self.dataset(ref)
+        return self._splits.get(digest(ref.content), lambda: watched_splits(dataset))
 
     def training_data(self, ref: DatasetRef) -> TrainingData:
         """What plugins are trained on: never the test images."""
@@ -156,12 +165,33 @@ class Workshop:
         self.store.put_table(address(task), table, self._noted(task, meta))
 
     def _noted(self, task: Task, meta: Mapping[str, Any]) -> dict[str, Any]:
-        return {**meta, "task": task.content(), "made": self._provenance.of(task)}
+        opened = merged([self._used.opened, *(self.opened(need) for need in task.needs())])
+        notes = {"opened": opened} if opened else {}
+        return {**meta, **notes, "task": task.content(), "made": self._provenance.of(task)}
 
     def difference(self, task: Task) -> Difference | None:
         """How the making of a stored result differs from now; None where there is no result any more."""
         meta = self.store.meta(address(task))
         return None if meta is None else self._provenance.difference(task, meta.get("made") or {})
+
+    def opened(self, task: Task) -> Mapping[str, list[str]]:
+        """What plugins opened undeclared for the stored result of a task, by plugin."""
+        if task.key not in self._opened:
+            meta = self.store.meta(address(task))
+            if meta is None:  # a result that nothing needs any more
+                return {}
+            self._opened[task.key] = dict(meta.get("opened", {}))
+        return self._opened[task.key]
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Store with each result made meanwhile what plugins opened for it and for its inputs."""
+        with record_use() as used:
+            outer, self._used = self._used, used
+            try:
+                yield
+            finally:
+                self._used = outer
 
     def _read(self, task: Task, get: Callable[[Address], Any]) -> Any:
         stored = get(address(task))
@@ -177,7 +207,7 @@ class Workshop:
         """An untrained target, or a given one before it is loaded."""
         cls, config = self.plugin("target", task.target)
         shape = self.dataset(task.dataset)
-        with _refusals():
+        with _refusals(), watching("target", cls, config):
             return cls(config, shape.image_shape, len(shape.class_names))  # type: ignore[no-any-return]
 
     def given_target(self, task: TrainTarget) -> GivenTarget[Any]:
@@ -188,30 +218,32 @@ class Workshop:
         """
         model = self.new_target(task)
         assert isinstance(model, GivenTarget)
-        try:
-            found = model.rests_on(model.config, self._trusted)
-        except UserError as error:
-            raise PluginError(str(error)) from error
-        if found != task.target.rests_on:
-            raise PluginError(f"{model.origin} has changed since the run began")
-        with seeded(task.seed_for("init")):  # a factory may leave weights to chance
-            model.load(self._trusted)
+        with watching("target", model):
+            try:
+                found = model.rests_on(model.config, self._trusted)
+            except UserError as error:
+                raise PluginError(str(error)) from error
+            if found != task.target.rests_on:
+                raise PluginError(f"{model.origin} has changed since the run began")
+            with seeded(task.seed_for("init")):  # a factory may leave weights to chance
+                model.load(self._trusted)
         return model.to(self.device).requires_grad_(False).eval()
 
     def new_defense(self, ref: PluginRef, dataset: DatasetRef) -> Defense[Any]:
         """An untrained defense."""
         cls, config = self.plugin("defense", ref)
         shape = self.dataset(dataset)
-        with _refusals():
+        with _refusals(), watching("defense", cls, config):
             return cls(config, shape.image_shape, len(shape.class_names))  # type: ignore[no-any-return]
 
     def new_attack(self, ref: PluginRef, dataset: DatasetRef) -> Attack[Any]:
         """An attack, with untrained layers where it has any."""
         cls, config = self.plugin("attack", ref)
-        attack: Attack[Any] = cls(config)
         shape = self.dataset(dataset)
+        with watching("attack", cls, config):
+            attack: Attack[Any] = cls(config)
         if attack.trainable:
-            with _refusals():
+            with _refusals(), watching("attack", attack):
                 attack.build(shape.image_shape, len(shape.class_names))
         return attack
 
@@ -237,6 +269,18 @@ class Workshop:
 
         # eval() each time: whoever had the module before may have changed its mode
         return self._models.get(task.key, load).eval()
+
+    def score_factor(self, task: TrainTarget) -> float:
+        """What the scores of a classifier are multiplied by before attacks see them; mostly 1.
+
+        It follows from the classifier and the data set alone.
+        """
+        if task.key not in self._factors:
+            model = self.target(task)
+            images = sample(self.splits(task.dataset)).to(self.device)
+            with torch.no_grad(), seeded(task.seed_for("score-factor")):
+                self._factors[task.key] = factor_of(model(images))
+        return self._factors[task.key]
 
     def purifier(self, purifier: Purifier, dataset: DatasetRef) -> PurifierModule:
         """A purifier ready for use, with the weights of its trainings."""

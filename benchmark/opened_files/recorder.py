@@ -1,0 +1,281 @@
+"""What each plugin opened in this process, and which plugins a result depends on."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from typing_extensions import Self
+
+from benchmark.opened_files import exempt, readers
+
+if TYPE_CHECKING:
+    from benchmark.plugin import Config, Plugin
+
+_HERE = os.path.dirname(__file__) + os.sep
+
+
+class Opened:
+    """What one plugin opened in this process that is no parameter of it.
+
+    All instances of a plugin share one record: a module may keep what it read once for all of them.
+
+    Attributes:
+        title: The kind and the name of the plugin.
+    """
+
+    def __init__(self, title: str, modules: Sequence[str] = ()) -> None:
+        self.title = title
+        self._modules = modules
+        self._paths: dict[str, None] = {}
+        self._others: dict[str, None] = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Opened:
+        return self  # a copy of a plugin is the same plugin
+
+    def __contains__(self, path: str) -> bool:
+        return path in self._paths
+
+    def add(self, path: str) -> None:
+        """A file, by its absolute path."""
+        self._paths[path] = None
+
+    def add_other(self, words: str) -> None:
+        """Anything else whose content is unknown, such as `the program convert`."""
+        self._others[words] = None
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files, those that its modules opened when they were imported among them."""
+        found = {path: None for record in self._records for path in record._paths}
+        return tuple(Path(path) for path in found if not exempt.is_imported_source(path))
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """What else it used, in words."""
+        return tuple({words: None for record in self._records for words in record._others})
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Everything in short: paths below the current folder as they are from there, else names alone."""
+        return (*(short_name(path) for path in self.paths), *self.others)
+
+    @property
+    def _records(self) -> list[Opened]:
+        imports = (_IMPORTS.get(module) for module in self._modules)
+        return [self, *(record for record in imports if record is not None)]
+
+
+def short_name(path: Path) -> str:
+    """A path that may be published: of a file outside the current folder the name alone."""
+    here = Path.cwd()
+    return path.relative_to(here).as_posix() if path.is_relative_to(here) else path.name
+
+
+class Used:
+    """The plugins whose code ran while a result was made."""
+
+    def __init__(self) -> None:
+        self._records: dict[Opened, None] = {}
+
+    def add(self, record: Opened) -> None:
+        self._records[record] = None
+
+    @property
+    def opened(self) -> dict[str, list[str]]:
+        """What they opened, by the title of the plugin; plugins that opened nothing are left out."""
+        found: dict[str, set[str]] = {}
+        for record in self._records:
+            found.setdefault(record.title, set()).update(record.names)
+        return {title: sorted(names) for title, names in sorted(found.items()) if names}
+
+
+_PLUGINS: dict[tuple[Any, ...], Opened] = {}
+_IMPORTS: dict[str, Opened] = {}
+"""What modules opened while they were imported, by the module's name."""
+
+_used: ContextVar[Used | None] = ContextVar("used", default=None)
+_innermost: ContextVar[_Call | None] = ContextVar("innermost", default=None)
+_running: list[_Call] = []
+"""All calls that run now: what a thread of a plugin's own opens is of the call that began last."""
+
+_written: dict[str, float] = {}
+"""When this process created or emptied a file while a plugin ran, by path."""
+
+
+class _Call:
+    """A piece of code whose opened files go to `record`; to nobody where that is None."""
+
+    __slots__ = ("_configs", "_declared", "_own", "_token", "began", "fetched", "record")
+
+    def __init__(
+        self, record: Opened | None, configs: Sequence[Config] = (), own: Collection[Path] = ()
+    ) -> None:
+        self.record = record
+        self._configs = configs
+        self._own = own
+        self._declared: tuple[str, ...] | None = None
+        self.fetched = False
+
+    def __enter__(self) -> Self:
+        _install()
+        self.began = time.time()
+        used = _used.get()
+        if used is not None and self.record is not None:
+            used.add(self.record)
+        self._token = _innermost.set(self)
+        _running.append(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _running.remove(self)
+        _innermost.reset(self._token)
+
+    def allows(self, path: str) -> bool:
+        """Whether a file is a declared parameter, or belongs to the plugin in another way."""
+        if self._declared is None:
+            files = [file for config in self._configs for file in config.files().values()]
+            self._declared = tuple(os.path.realpath(file) for file in (*files, *self._own))
+        real = os.path.realpath(path)
+        return any(real == one or real.startswith(one + os.sep) for one in self._declared)
+
+
+def watching(
+    kind: str, plugin: Plugin[Any] | type[Plugin[Any]], *configs: Config, own: Collection[Path] = ()
+) -> _Call:
+    """A context in which the code of a plugin runs: what it opens is recorded as opened by the plugin.
+
+    Args:
+        kind: Its kind.
+        plugin: The plugin, or its class where there is no instance yet.
+        configs: The configurations whose declared files it may open; by default its own.
+        own: Files and folders that it may open besides, such as those of a data set.
+    """
+    if not configs and not isinstance(plugin, type):
+        configs = (plugin.config,)
+    return _Call(opened_by(kind, plugin, *configs), configs, own)
+
+
+def unwatched() -> _Call:
+    """A context in which files may be opened: by the harness, or because they are in the keys anyway."""
+    return _Call(None)
+
+
+@contextmanager
+def record_import(module: str) -> Iterator[None]:
+    """Record what is opened while a module of that name is imported: it is of all plugins in the module."""
+    record = Opened(module)
+    with _Call(record):
+        yield
+    if record.names:
+        _IMPORTS[module] = record
+
+
+@contextmanager
+def record_use() -> Iterator[Used]:
+    """Note which plugins run while this context is open."""
+    token = _used.set(used := Used())
+    try:
+        yield used
+    finally:
+        _used.reset(token)
+
+
+def opened_by(kind: str, plugin: Plugin[Any] | type[Plugin[Any]], *configs: Config) -> Opened:
+    """The record of a plugin; of a given classifier, which may be anybody's code, one per configuration."""
+    own = None if isinstance(plugin, type) else vars(plugin).get("_opened")
+    if isinstance(own, Opened):
+        return own
+    cls = plugin if isinstance(plugin, type) else type(plugin)
+    given = getattr(cls, "rests_on", None) is not None and not getattr(cls, "trainable", True)
+    key = (kind, cls, *(config.model_dump_json() for config in configs if given))
+    if key not in _PLUGINS:
+        _PLUGINS[key] = Opened(f"{kind} {cls.name}", tuple({base.__module__: None for base in cls.__mro__}))
+    if not isinstance(plugin, type):
+        vars(plugin)["_opened"] = _PLUGINS[key]
+    return _PLUGINS[key]
+
+
+class _Recorder:
+    """Adds what is opened to the record of the plugin whose code runs."""
+
+    running: ClassVar[list[Any]] = _running
+
+    @staticmethod
+    def _call() -> _Call | None:
+        call = _innermost.get() or (_running[-1] if _running else None)
+        return None if call is None or call.record is None else call
+
+    def read(self, path: str) -> None:
+        call = self._call()
+        if call is None or call.record is None:
+            return
+        path = os.path.abspath(path)
+        known = path in call.record or exempt.is_library_file(path) or not os.path.exists(path)
+        if not known and not _own_work(path, call) and not call.allows(path):
+            call.record.add(path)
+
+    def written(self, path: str) -> None:
+        _written[os.path.realpath(path)] = time.time()
+
+    def started(self, program: str) -> None:
+        self._other(f"the program {program}")
+
+    def loaded(self, library: str) -> None:
+        self._other(f"the library {library}")
+
+    def _other(self, words: str) -> None:
+        call = self._call()
+        if call is not None and call.record is not None and not _asked_by_a_library():
+            call.record.add_other(words)
+
+    def connected(self) -> None:
+        call = self._call()
+        if call is not None:
+            call.fetched = True
+
+
+def _own_work(path: str, call: _Call) -> bool:
+    """Whether the plugin wrote the file in this call, or the process a temporary one.
+
+    Compiled code writes without an event, so the time of the file decides as well. What was written after
+    another machine was asked may come from that machine.
+    """
+    if call.fetched:
+        return False
+    written = _written.get(os.path.realpath(path), 0.0)
+    if exempt.is_temporary(path) and written:
+        return True
+    return max(written, os.stat(path).st_ctime) >= call.began
+
+
+def _asked_by_a_library() -> bool:
+    """Whether it was a library's code that started a program or loaded a library, and not a plugin's."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        path = frame.f_code.co_filename
+        if not path.startswith(_HERE) and not exempt.is_standard_library(path):
+            return exempt.is_library_file(path)
+        frame = frame.f_back  # type: ignore[assignment]
+    return True
+
+
+@cache
+def _install() -> None:
+    readers.install(_Recorder())
+
+
+def merged(parts: Sequence[Mapping[str, Sequence[str]]]) -> dict[str, list[str]]:
+    """Several accounts of what plugins opened, as one."""
+    found: dict[str, set[str]] = {}
+    for part in parts:
+        for title, names in part.items():
+            found.setdefault(title, set()).update(names)
+    return {title: sorted(names) for title, names in sorted(found.items())}

@@ -1,0 +1,144 @@
+"""`bench zoo`: trained weights listed, copied, exchanged and checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmark.errors import UserError
+
+zoo_app = typer.Typer(help="Trained weights: list, copy, exchange and check them.", no_args_is_help=True)
+
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option("--plugin", help="A Python file that declares plugins; may be repeated."),
+]
+Data = Annotated[
+    Path | None, typer.Option("--data", help="Root folder of the data sets.", envvar="BENCH_DATA")
+]
+StoreUrl = Annotated[
+    str | None, typer.Option("--store", help="Folder or URL that keeps results.", envvar="BENCH_STORE")
+]
+LayerName = Annotated[
+    str | None,
+    typer.Option("--layer", help="package, checkout, BENCH_ZOO, a folder or a URL [default: all layers]."),
+]
+
+
+@zoo_app.command(name="ls")
+def list_zoo(layer: LayerName = None) -> None:
+    """List the trainings: what each is, its size, its figures and its key."""
+    from benchmark.zoo_layers import find_layers
+
+    for found in find_layers(layer, _warn):
+        records = sorted(found.records(), key=lambda record: (record.dataset, record.kind, record.label))
+        size = sum(record.bytes for record in records) / 1e6
+        typer.echo(f"{found.name}: {len(records)} trainings {found.title}, {size:.2f} MB")
+        for record in records:
+            typer.echo(
+                f"  {record.key[:12]}  {record.bytes / 1e6:7.2f} MB  {record.kind} {record.describe()}"
+            )
+
+
+@zoo_app.command()
+def fetch(
+    keys: Annotated[list[str] | None, typer.Argument(help="Keys as `bench zoo ls` shows them.")] = None,
+    grid: Annotated[
+        str | None, typer.Option("--grid", help="A grid file or a built-in grid: all that it needs.")
+    ] = None,
+    data: Data = None,
+    store: StoreUrl = None,
+    plugin: Plugins = None,
+) -> None:
+    """Copy trainings from the zoo into the store: by key, or all that a grid needs."""
+    from benchmark.store import Store, default_store
+    from benchmark.zoo_import import fetch as fetch_from
+    from benchmark.zoo_import import keys_for
+    from benchmark.zoo_layers import default_layers
+
+    if bool(keys) == (grid is not None):
+        raise UserError("name keys, or a grid with --grid", hint="`bench zoo ls` shows the keys")
+    layers = default_layers(_warn)
+    if grid is not None:
+        keys = keys_for(grid, layers, data=data, store=store, plugins=plugin or [])
+    for line in fetch_from(layers, Store(store or default_store(), _warn), keys or []):
+        typer.echo(line)
+    if not keys:
+        typer.echo("the zoo has no training that this grid needs")
+
+
+@zoo_app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
+    to: Annotated[
+        Path, typer.Option("--to", help="A zoo folder to add to, or an archive to write (.tar or .zip).")
+    ] = Path("results/zoo"),
+    attacks: Annotated[
+        bool, typer.Option("--attacks", help="Also what attackers train: attacks, substitutes, copies.")
+    ] = False,
+    at_most: Annotated[
+        float | None,
+        typer.Option("--at-most", help="MB; larger weights are listed in the index without their files."),
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Put these weights in place of others of the same training.")
+    ] = False,
+    licence: Annotated[str, typer.Option("--licence", help="The licence of the weights.")] = "MIT",
+    data: Data = None,
+    store: StoreUrl = None,
+    plugin: Plugins = None,
+    trust: Annotated[
+        list[Path] | None,
+        typer.Option("--trust", help="A model file that may run code when it is read; may be repeated."),
+    ] = None,
+) -> None:
+    """Write the trainings of a finished run into a zoo: targets, sources and defenses."""
+    from benchmark.display import Silent
+    from benchmark.runs import read_about, run_again
+    from benchmark.zoo_export import collect, write_zoo
+
+    prepared = run_again(run, Silent(), data=data, store=store, plugins=plugin or [], trust=trust or [])
+    commit = (read_about(run).get("git") or {}).get("commit")
+    offered = collect(prepared, attacks=attacks, licence=licence, commit=commit)
+    limit = None if at_most is None else int(at_most * 10**6)
+    for line in write_zoo(to, offered, at_most=limit, replace=replace):
+        typer.echo(line)
+    typer.echo(f"written to {to}")
+
+
+@zoo_app.command(name="import")
+def import_from(
+    place: Annotated[str, typer.Argument(help="An archive (.tar or .zip), a folder, or a URL of either.")],
+    store: StoreUrl = None,
+) -> None:
+    """Check a zoo from outside, then put its trainings into the store. A fault, and nothing is written."""
+    from benchmark.store import default_store
+    from benchmark.zoo_import import import_zoo
+    from benchmark.zoo_sources import open_source
+
+    for line in import_zoo(open_source(place), store or default_store()):
+        typer.echo(line)
+
+
+@zoo_app.command()
+def verify(layer: LayerName = None, data: Data = None, plugin: Plugins = None) -> None:
+    """Check files, checksums and figures; status 1 if something does not hold."""
+    from benchmark.registry import default_registry
+    from benchmark.runs import default_data
+    from benchmark.zoo_layers import find_layers
+    from benchmark.zoo_verify import verify_zoo
+
+    marks = {True: "ok  ", False: "BAD ", None: "skip"}
+    registry, bad = default_registry(plugin or []), False
+    for found in find_layers(layer):
+        for finding in verify_zoo(found, registry, data or default_data()):
+            typer.echo(f"{marks[finding.ok]} {finding.subject}: {finding.detail}")
+            bad = bad or finding.ok is False
+    if bad:
+        raise typer.Exit(1)
+
+
+def _warn(message: str) -> None:
+    typer.echo(f"warning: {message}", err=True)

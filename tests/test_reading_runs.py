@@ -1,0 +1,221 @@
+"""Looking at a stranger's run, or at published rows, runs no code from there."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import save_file
+from typer.testing import CliRunner, Result
+
+import benchmark
+from benchmark.cli import app
+from benchmark.errors import UserError
+from benchmark.publishing.boards import RUNS
+from benchmark.publishing.run import Run
+from tests.conftest import REPOSITORY
+
+TRACE = 'from pathlib import Path\nPath("harmed").touch()\n'
+NETS = "from torch import nn\ndef make():\n    return nn.Sequential(nn.Flatten(), nn.Linear(784, 10))\n"
+PLUGIN = """
+from benchmark.plugin import Config
+from defenses.contract import Defense, defense
+
+@defense("left-alone")
+class LeftAlone(Defense[Config]):
+    '''Does nothing.'''
+
+    def purify(self, x, noise):
+        return x
+"""
+
+
+def bench(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def whole(result: Result) -> str:
+    return result.output + str(result.exception or "")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run that needed a factory and a plugin file, which lie beside its run.json."""
+    folder = tmp_path_factory.mktemp("strange")
+    (folder / "got").mkdir()
+    (folder / "got" / "nets.py").write_text(NETS)
+    (folder / "own.py").write_text(PLUGIN)
+    grid = {
+        "name": "strange",
+        "datasets": [{"name": "digits", "n": 4}],
+        "targets": [{"name": "module", "factory": "got/nets.py:make"}],
+        "defenses": ["identity", "left-alone"],
+        "attacks": [{"name": "fgsm", "eps": 0.1}],
+        "threats": ["black-box"],
+    }
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        options: dict[str, Any] = {"plugins": ["own.py"], "trust": ["got/nets.py"], "store": "store"}
+        benchmark.run(grid, out="got", device="cpu", **options)
+    finally:
+        os.chdir(before)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def here(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, as somebody has it who unpacked the run: its code leaves a trace if it runs."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BENCH_STORE", "store")
+    mark = f"{TRACE}# {tmp_path}\n"  # a file of the same content is imported once
+    for path in ("got/nets.py", "own.py"):
+        Path(path).write_text(mark + Path(path).read_text())
+    for path in ("got/own.py", "got/conftest.py", "nets.py"):
+        Path(path).write_text(mark)
+    return tmp_path
+
+
+def key() -> str:
+    return str(pd.read_csv("got/records.csv")["key"][0])
+
+
+def test_a_report_is_made_from_the_tables_and_says_what_is_left_out() -> None:
+    made = bench("report", "got")
+    assert made.exit_code == 0, whole(made)
+    page = Path("got/report.html").read_text(encoding="utf-8")
+    for text in (page, made.output):
+        assert "eft out" in text
+        assert "--plugin PATH/TO/own.py" in text
+    assert 'id="left-out"' in page
+    assert "data:image/png" not in page
+    assert not Path("harmed").exists()
+
+
+def test_each_option_is_asked_for_until_the_images_are_there() -> None:
+    half = bench("report", "got", "--plugin", "own.py")
+    assert "repeat the command with --trust got/nets.py" in half.output
+    assert "own.py" not in half.output
+    full = bench("report", "got", "--plugin", "own.py", "--trust", "got/nets.py")
+    assert "eft out" not in full.output
+    page = Path("got/report.html").read_text(encoding="utf-8")
+    assert 'id="left-out"' not in page
+    assert Path("harmed").exists()  # as it was asked for
+
+
+@pytest.mark.parametrize("command", ["judge", "export"])
+def test_what_needs_the_code_stops_and_names_the_options(command: str) -> None:
+    save_file({"images": torch.zeros(4, 1, 28, 28)}, "images.safetensors")
+    more = {
+        "judge": ["--images", "images.safetensors", "--origin", "me"],
+        "export": ["--out", "outside"],
+    }[command]
+    refused = bench(command, "got", "--cell", key(), *more)
+    assert refused.exit_code != 0
+    assert "--plugin PATH/TO/own.py" in whole(refused)
+    assert "--trust got/nets.py" in whole(bench(command, "got", "--cell", key(), *more, "--plugin", "own.py"))
+    assert not Path("outside").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["tables", "got"],
+        ["compare", "got", "--paper", "ape-gan"],
+        ["publish", "got", "--plugin", "own.py", "--board", "board"],
+        ["doctor"],
+        ["list"],
+        ["check", "identity"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_other_commands_run_nothing_either(arguments: list[str]) -> None:
+    bench(*arguments)
+    assert not Path("harmed").exists()
+
+
+def test_from_python_nothing_runs_either() -> None:
+    assert len(benchmark.load("got")) == 2
+    with pytest.raises(UserError, match=r"--plugin PATH/TO/own\.py"):
+        benchmark.export("got", key())
+    assert not Path("harmed").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("grid", "got/evil.yaml"),
+        ("grid", ["x"]),
+        ("only", ["x"]),
+        ("only", {"target": 5}),
+        ("sanity", "wild"),
+        ("plugins", ["own.py"]),
+        ("plugins", {"own.py": 3}),
+        ("trust", ["got/nets.py"]),
+        ("command", ["bench", "run", "--plugin", "own.py", "--trust", "got/nets.py"]),
+    ],
+)
+def test_whatever_a_run_json_says_is_no_consent(key: str, value: object) -> None:
+    about = json.loads(Path("got/run.json").read_text())
+    Path("got/run.json").write_text(json.dumps(about | {key: value}))
+    made = bench("report", "got")
+    assert made.exit_code == 0, whole(made)
+    assert "left out" in made.output
+    assert not Path("harmed").exists()
+
+
+def test_modules_in_the_current_folder_do_not_stand_in_for_others(here: Path) -> None:
+    """`python -m benchmark` in the very folder of the run."""
+    folder = here / "got"
+    for name in ("json", "attacks", "defenses", "targets", "secrets", "nets", "timm", "typer", "conftest"):
+        (folder / f"{name}.py").write_text(TRACE)
+    info = folder / "evil-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: evil\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[bench.defenses]\nidle = nets:make\n")
+    command = [sys.executable, "-m", "benchmark", "report", str(here / "got")]
+    # the package is found as an installed one is: by a place later on the path than the current folder
+    path = {"PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1"}
+    made = subprocess.run(command, cwd=folder, env=os.environ | path, capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    assert "left out" in made.stderr
+    assert not (folder / "harmed").exists()
+
+
+def test_plugins_beside_a_published_row_are_no_consent(tmp_path: Path) -> None:
+    """Whoever verifies another's board computes rows with code that he named himself."""
+    from benchmark.publishing.reproduce import reproduce
+
+    run, board = Run(Path("got")), tmp_path / "board"
+    file = _published(board, run, Path("own.py"))
+    options: dict[str, Any] = {"data": None, "store": None, "device": "cpu"}
+    with pytest.raises(UserError) as caught:
+        list(reproduce(file, 1, 0, plugins=[], **options))
+    kept = board / RUNS / run.name / "plugins" / "own.py"
+    assert f"repeat the command with --plugin {kept}" in str(caught.value)
+    assert not Path("harmed").exists()
+    with pytest.raises(UserError, match=r"--trust got/nets\.py"):
+        list(reproduce(file, 1, 0, plugins=[kept], **options))
+
+
+def _published(board: Path, run: Run, plugin: Path) -> Path:
+    """A board with the rows of a run, whatever speaks against them."""
+    from benchmark.leaderboard import COLUMNS as OF_A_RUN
+    from benchmark.publishing.boards import file_name, read_rows, write_board
+
+    rows, _ = read_rows(run.folder / "leaderboard.csv", OF_A_RUN)
+    more = {"explained": None, "protocol": "x", "run": run.name, "commit": "0" * 40, "key": "x"}
+    shutil.copytree(run.folder, board / RUNS / run.name)
+    write_board(board_file := board / file_name(rows[0]), [row | more for row in rows])
+    (board / RUNS / run.name / "plugins").mkdir()
+    shutil.copyfile(plugin, board / RUNS / run.name / "plugins" / plugin.name)
+    return board_file

@@ -1,0 +1,330 @@
+"""A grid alone runs no code: what runs is what the user named with --trust or --plugin."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+import types
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+from benchmark.cli import app
+from benchmark.display import Silent
+from benchmark.errors import UserError
+from benchmark.runs import Prepared, prepare, run_prepared
+from benchmark.trust import Trust, read_trust
+from targets.factories import find_factory
+
+NETS = """
+from pathlib import Path
+from os import system
+from functools import partial
+from torch import nn
+Path("harmed").touch()
+def make(width=10):
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, width))
+shortened = partial(make, 10)
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with a file that leaves a trace if it is imported."""
+    monkeypatch.chdir(tmp_path)
+    Path("nets.py").write_text(f"{NETS}\n# {tmp_path}")  # a file of the same content is imported once
+    return tmp_path
+
+
+def plan(target: Any, trust: list[str] | None = None, plugins: list[str] | None = None) -> Prepared:
+    grid = {
+        "datasets": [{"name": "digits", "n": 2}],
+        "targets": target if isinstance(target, list) else [target],
+        "defenses": ["identity"],
+        "attacks": ["noise"],
+        "threats": ["black-box"],
+    }
+    return prepare(grid, Silent(), store="store", device="cpu", trust=trust or [], plugins=plugins or [])
+
+
+def refusal(target: Any, **options: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        plan(target, **options)
+    return str(caught.value)
+
+
+def module(factory: str, **arguments: Any) -> dict[str, Any]:
+    return {"name": "module", "factory": factory, "arguments": arguments}
+
+
+def package(folder: Path, name: str, text: str) -> None:
+    (folder / name).mkdir()
+    (folder / name / "__init__.py").write_text(text)
+
+
+# --- model files ----------------------------------------------------------------------------------------
+
+
+class Writing(nn.Module):
+    """Writes over any file of the user's, in TorchScript's own operators."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        written = torch.from_file("victim", True, 8, dtype=torch.uint8).fill_(65)
+        torch.save(x, "made")
+        return x.flatten(1)[:, :10] + 0 * written.sum()
+
+
+def test_torchscript_is_a_program_and_needs_trust() -> None:
+    Path("victim").write_bytes(b"original")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(Writing()).save("net.pt")
+    message = refusal({"name": "saved-module", "file": "net.pt"}, trust=["nets.py"])
+    assert Path("victim").read_bytes() == b"original"
+    assert "'net.pt' is a TorchScript file, which is a program" in message
+    assert "--trust net.pt" in message
+    trusted = plan({"name": "saved-module", "file": "net.pt"}, trust=["net.pt"])
+    run_prepared(trusted, Silent(), Path("out"))
+    assert Path("victim").read_bytes() == b"A" * 8  # it is a program indeed
+    Path("made").unlink()
+    # torch reads weights that are TorchScript by running them
+    assert "net.pt" in refusal(module("nets.py:make") | {"weights": "net.pt"}, trust=["nets.py"])
+    assert not Path("made").exists()
+
+
+class Touching:
+    """Leaves a trace when it is unpickled."""
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (Path("harmed"),))
+
+
+@pytest.mark.parametrize("name", ["w.pt", "w.pth", "w.safetensors", "w.bin", "w.zip", "w.tar"])
+@pytest.mark.parametrize("legacy", [True, False])
+def test_weights_that_hold_a_pickle_are_not_unpickled(name: str, legacy: bool) -> None:
+    Path("nets.py").write_text(NETS.replace('Path("harmed").touch()', ""))
+    torch.save({"0.weight": Touching()}, name, _use_new_zipfile_serialization=not legacy)
+    target = module("nets.py:make") | {"weights": name}
+    try:
+        prepared = plan(target, trust=["nets.py"])
+    except UserError:
+        pass
+    else:  # what has the name of safetensors is read as such, when the cells run
+        assert run_prepared(prepared, Silent(), Path("out")).failed
+    assert not Path("harmed").exists()
+
+
+@pytest.mark.parametrize("name", ["labels.npz", "labels.npy"])
+def test_arrays_of_objects_are_not_unpickled(name: str) -> None:
+    import numpy as np
+
+    things = np.array([Touching()], dtype=object)
+    np.savez("labels.npz", **dict.fromkeys(("x_train", "y_train", "x_test", "y_test"), things))
+    np.save("labels.npy", things)
+    grid = {
+        "datasets": [{"name": "npz", "path": str(Path(name).resolve())}],
+        "targets": ["mnist-a"],
+        "defenses": ["identity"],
+        "attacks": ["noise"],
+        "threats": ["black-box"],
+    }
+    with pytest.raises(UserError, match=r"cannot be read as an \.npz file"):
+        prepare(grid, Silent(), store="store", device="cpu")
+    assert not Path("harmed").exists()
+
+
+# --- factories ------------------------------------------------------------------------------------------
+
+
+def test_a_file_runs_only_if_it_is_named() -> None:
+    message = refusal(module("nets.py:make"), trust=[])
+    assert "the grid names a function in nets.py" in message
+    assert "repeat the command with --trust nets.py" in message
+    assert not Path("harmed").exists()
+    plan(module("nets.py:make"), trust=["nets.py"])
+    assert Path("harmed").exists()
+
+
+def test_a_plugin_file_may_hold_the_factory() -> None:
+    plugin = '@defense("own")\nclass Own(Defense[Config]): ...\n'
+    head = "from benchmark.plugin import Config\nfrom defenses.contract import Defense, defense\n"
+    Path("nets.py").write_text(NETS + head + plugin)
+    assert plan(module("nets.py:make"), plugins=["nets.py"])
+
+
+def test_all_files_to_trust_are_named_at_once() -> None:
+    Path("other nets.py").write_text(NETS)
+    message = refusal([module("nets.py:make"), module("other nets.py:make")])
+    assert "--trust nets.py" in message
+    assert "--trust 'other nets.py'" in message
+
+
+HOSTILE = [
+    module("os:system", command="touch harmed"),
+    module("posix:system", command="touch harmed"),
+    module("subprocess:run", args=["touch", "harmed"]),
+    module("builtins:exec", source="open('harmed', 'w')"),
+    module("torch:load", f="evil.pt", weights_only=False),
+    module("torch.hub:load", repo_or_dir=".", model="x", source="local"),
+    module("torch.jit:load", f="evil.pt"),
+    module("torch.serialization:load", f="evil.pt", weights_only=False),
+    module("numpy:load", file="evil.npy", allow_pickle=True),
+    module("pandas:read_pickle", filepath_or_buffer="evil.pt"),
+    module("joblib:load", filename="evil.pt"),
+    module("foolbox.zoo:get_model", url="."),
+    module("benchmark.importing:import_file", path="nets.py"),
+    module("torchvision.datasets.utils:download_url", url="file:///etc/passwd", root="."),
+    module("torchvision.models.utils:load_state_dict_from_url", url="file:evil.pt"),
+    module("torchvision.models._api:import_module", name="nets"),
+    module("torchvision.models.resnet:partial", func="x"),
+    module("torchvision.models._utils:OrderedDict"),
+    module("torchvision.models:get_weight", name="x"),
+    module("torchvision.models.resnet:resnet18", weights="file:/evil.pt"),
+    module("torchvision.models:resnet18", norm_layer={"a": 1}),
+    module("torchvision:os.system", command="touch harmed"),
+    module("nets:make"),
+    module("..nets:make"),
+]
+
+
+@pytest.mark.parametrize("target", HOSTILE, ids=lambda target: target["factory"])
+def test_a_grid_alone_reaches_no_function_but_of_models(
+    target: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(folder))  # as in a notebook, where the current folder comes first
+    torch.save(Touching(), "evil.pt")
+    assert "target module: " in refusal(target)
+    assert not Path("harmed").exists()
+
+
+@pytest.mark.parametrize("name", ["os", "torch", "builtins", "subprocess", "pandas", "benchmark"])
+def test_what_runs_anything_can_never_be_trusted(name: str) -> None:
+    assert "cannot be trusted as a whole" in refusal(module("nets.py:make"), trust=[name])
+    with pytest.raises(UserError, match="a grid never calls a function of"):
+        find_factory(f"{name}:anything", Trust(packages=frozenset({name})), {})
+
+
+def test_torchvision_models_need_no_trust() -> None:
+    for factory in ("torchvision.models:resnet18", "torchvision.models.vgg:vgg11"):
+        assert plan(module(factory, weights=None, num_classes=10))
+    made = find_factory("torchvision.models:get_model", (), {"name": "resnet18", "weights": "DEFAULT"})[1]
+    assert isinstance(made(name="squeezenet1_1"), nn.Module)
+
+
+def test_a_package_is_trusted_by_its_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(folder))
+    package(folder, "own_nets", NETS + "import json\nloads = json.loads\n")
+    message = refusal(module("own_nets:make"))
+    assert "repeat the command with --trust own_nets" in message
+    assert not Path("harmed").exists()
+    assert plan(module("own_nets:make"), trust=["own_nets"])
+    for name, home in (("system", "posix"), ("loads", "json"), ("shortened", "functools")):
+        text = refusal(module(f"own_nets:{name}", command="touch x"), trust=["own_nets"])
+        assert f"{name} is not defined in own_nets but in {home}" in text
+
+
+def test_a_function_that_a_trusted_file_imports_is_not_its_own() -> None:
+    message = refusal(module("nets.py:system", command="touch harmed"), trust=["nets.py"])
+    assert "system is not defined in nets.py but in posix" in message
+    assert "define a function in nets.py that calls it" in message
+
+
+def test_a_package_may_declare_its_factories(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(folder))
+    package(folder, "declaring_nets", NETS + "def other():\n    return make()\n")
+    point = importlib.metadata.EntryPoint("make", "declaring_nets:make", "bench.factories")
+    entry_points = importlib.metadata.entry_points
+
+    def declared(**given: Any) -> Any:
+        return [point] if given == {"group": "bench.factories"} else entry_points(**given)
+
+    monkeypatch.setattr(importlib.metadata, "entry_points", declared)
+    assert plan(module("declaring_nets:make"))
+    assert "--trust declaring_nets" in refusal(module("declaring_nets:other"))
+
+
+def test_a_folder_that_is_called_like_a_model_collection_is_another_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(folder))
+    for name in ("timm", "robustbench"):
+        if name in sys.modules:
+            pytest.skip(f"{name} is installed here")
+        package(folder, name, 'open("harmed", "w")')
+        for target in ({"name": name, "model": "any"}, module(f"{name}:create_model", model_name="any")):
+            assert f"--trust {name}" in refusal(target)
+    assert not Path("harmed").exists()
+
+
+def test_of_timm_models_are_made_and_files_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for timm: its functions as far as they are used."""
+    timm: Any = types.ModuleType("timm")
+    models: Any = types.ModuleType("timm.models")
+
+    def create_model(**_: Any) -> nn.Module:
+        return nn.Linear(1, 1)
+
+    def load_checkpoint(**_: Any) -> nn.Module:
+        raise AssertionError("a file was read")
+
+    for function in (create_model, load_checkpoint):
+        function.__module__ = "timm.models._factory"
+        for place in (timm, models):
+            setattr(place, function.__name__, function)
+    timm.models, models.list_models, models.model_entrypoint = models, list, None
+    for place in (timm, models):
+        monkeypatch.setitem(sys.modules, place.__name__, place)
+    monkeypatch.setattr("targets.factories.is_installed", lambda package: True)
+    monkeypatch.setattr("targets.factories.is_importable", lambda package: True)
+    for arguments in ({"model_name": "resnet18", "num_classes": 10, "drop_rate": 0.1}, {"model_name": "vit"}):
+        assert find_factory("timm:create_model", (), arguments)[1] is create_model
+    for arguments in (
+        {"model_name": "resnet18", "checkpoint_path": "evil.pth"},
+        {"model_name": "resnet18", "pretrained_cfg": {"file": "evil.pth"}},
+        {"model_name": "hf-hub:somebody/evil"},
+        {"model_name": "local-dir:evil"},
+        {"model_name": "../evil"},
+        {"model_name": ["evil"]},
+    ):
+        with pytest.raises(UserError, match="from a grid"):
+            find_factory("timm:create_model", (), arguments)
+    with pytest.raises(UserError, match="is not a model of timm"):
+        find_factory("timm:load_checkpoint", (), {})
+
+
+# --- the options ----------------------------------------------------------------------------------------
+
+
+def test_trust_names_files_and_packages(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(folder))
+    package(folder, "some_nets", "")
+    trust = read_trust(["nets.py", "some_nets"], ["plugin.py"])
+    assert Path("nets.py").resolve() in trust
+    assert trust.packages == {"some_nets"}
+    assert len(trust) == 2
+    for wrong in ("absent.pt", "absent", ".", "some_nets.models", ""):
+        with pytest.raises(UserError, match="there is no file"):
+            read_trust([wrong])
+    Path("some_nets.py").write_text("")
+    Path("json").write_text("a pickle, perhaps")  # a file that hopes to be meant by a package's name
+    with pytest.raises(UserError, match="is a file here and also a package"):
+        read_trust(["json"])
+    assert Path("json").resolve() in read_trust(["./json"])
+
+
+@pytest.mark.parametrize("command", [["run", "--dry-run", "--grid", "g.yaml"], ["run", "--grid", "g.yaml"]])
+def test_a_command_refuses_before_anything_runs(command: list[str]) -> None:
+    Path("g.yaml").write_text(
+        "datasets: [{name: digits, n: 2}]\ndefenses: [identity]\nattacks: [noise]\nthreats: [black-box]\n"
+        "targets: [{name: module, factory: 'nets.py:make'}]\n"
+    )
+    result = CliRunner().invoke(app, [*command, "--store", "store"])
+    assert isinstance(result.exception, UserError)
+    assert "--trust nets.py" in str(result.exception)
+    assert not Path("harmed").exists()
+    assert not Path("results").exists()

@@ -10,7 +10,7 @@ from typing import Protocol as Interface
 
 from benchmark.errors import BudgetError, Failure, PluginError, UserError, told, worst
 from benchmark.plan import Plan
-from benchmark.tasks import Craft, Task
+from benchmark.tasks import Craft, Task, TrainAttack, TrainDefense, TrainTarget
 from benchmark.work.perform import perform, perform_sweep
 from benchmark.work.provenance import describe
 from benchmark.work.workshop import Workshop, address
@@ -35,6 +35,9 @@ class Observer(Interface):
     def warn(self, message: str) -> None: ...
 
     def end(self) -> None: ...
+
+
+_TRAININGS = (TrainTarget, TrainDefense, TrainAttack)
 
 
 @dataclass
@@ -82,12 +85,16 @@ def from_zoo(cached: Iterable[Task], workshop: Workshop) -> Iterator[str]:
 
 
 def _allowed(plan: Plan, stored: set[str], workshop: Workshop) -> set[str]:
-    """The stored results that the run may take: neither they nor what they were made from are refused."""
+    """The stored results that the run may take: neither they nor what they were made from are refused.
+
+    A training counts under its key, whatever code made it; its gate says whether it came out well. Only
+    where libraries matter as well it is made again.
+    """
     refused: set[str] = set()
     for task in plan.tasks:  # each comes after those that it needs
         if any(needed.key in refused for needed in task.needs()):
             refused.add(task.key)
-        elif task.key in stored:
+        elif task.key in stored and not (workshop.reuse == "same-code" and isinstance(task, _TRAININGS)):
             difference = workshop.difference(task)
             if difference is None or not difference.allows(workshop.reuse):
                 refused.add(task.key)
@@ -101,7 +108,9 @@ def execute(plan: Plan, workshop: Workshop, observer: Observer) -> Execution:
     observer.begin(_by_kind(missing), _by_kind(cached))
     for line in from_zoo(cached, workshop):
         observer.note(line)
-    found = (workshop.difference(task) for task in cached)
+    # of what comes from a zoo the layer is named already
+    own = (task for task in cached if workshop.store.layer_of(address(task)) is None)
+    found = (workshop.difference(task) for task in own)
     notice = describe(difference for difference in found if difference is not None)
     if notice is not None:
         observer.warn(notice)

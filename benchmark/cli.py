@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import typer
 
 from benchmark.errors import UserError
+from benchmark.options import Data, Device, Plugins, StoreUrl, Trust
 from benchmark.zoo_cli import zoo_app
 
 app = typer.Typer(
@@ -20,21 +21,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Plugins = Annotated[
-    list[Path] | None,
-    typer.Option("--plugin", help="A Python file that declares plugins; may be repeated."),
-]
-Data = Annotated[
-    Path | None, typer.Option("--data", help="Root folder of the data sets.", envvar="BENCH_DATA")
-]
-StoreUrl = Annotated[
-    str | None, typer.Option("--store", help="Folder or URL that keeps results.", envvar="BENCH_STORE")
-]
-Trust = Annotated[
-    list[str] | None,
-    typer.Option("--trust", help="A model file, Python file or package whose code may run; may be repeated."),
-]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, …")]
 app.add_typer(zoo_app, name="zoo")
 
 

@@ -8,19 +8,10 @@ from typing import Annotated
 import typer
 
 from benchmark.errors import UserError
+from benchmark.options import Data, Plugins, StoreUrl, Trust
 
 zoo_app = typer.Typer(help="Trained weights: list, copy, exchange and check them.", no_args_is_help=True)
 
-Plugins = Annotated[
-    list[Path] | None,
-    typer.Option("--plugin", help="A Python file that declares plugins; may be repeated."),
-]
-Data = Annotated[
-    Path | None, typer.Option("--data", help="Root folder of the data sets.", envvar="BENCH_DATA")
-]
-StoreUrl = Annotated[
-    str | None, typer.Option("--store", help="Folder or URL that keeps results.", envvar="BENCH_STORE")
-]
 LayerName = Annotated[
     str | None,
     typer.Option("--layer", help="package, checkout, BENCH_ZOO, a folder or a URL [default: all layers]."),
@@ -89,10 +80,7 @@ def export(
     data: Data = None,
     store: StoreUrl = None,
     plugin: Plugins = None,
-    trust: Annotated[
-        list[Path] | None,
-        typer.Option("--trust", help="A model file that may run code when it is read; may be repeated."),
-    ] = None,
+    trust: Trust = None,
 ) -> None:
     """Write the trainings of a finished run into a zoo: targets, sources and defenses."""
     from benchmark.display import Silent

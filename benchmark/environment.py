@@ -9,7 +9,15 @@ from contextlib import contextmanager
 import torch
 from threadpoolctl import threadpool_limits
 
-LIBRARIES = ("torch", "torchvision", "adversarial-robustness-toolbox", "foolbox", "numpy", "torchmetrics")
+LIBRARIES = (
+    "torch",
+    "torchvision",
+    "adversarial-robustness-toolbox",
+    "foolbox",
+    "numpy",
+    "pillow",
+    "torchmetrics",
+)
 """Libraries that figures depend on."""
 
 Environment = dict[str, str | int | None]

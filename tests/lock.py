@@ -29,6 +29,7 @@ from tests.lock_contents import (
 )
 
 _SHOWN = 4
+_LINES = 20
 
 Outcomes = Mapping[str, Mapping[str, Any]]
 
@@ -138,7 +139,8 @@ def _unequal(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
 
 def _refuse(reasons: list[str]) -> None:
     if reasons:
-        raise SystemExit("\n".join([*reasons, f"{LOCK.name} is as it was"]))
+        more = [f"… and {len(reasons) - _LINES} more"] if len(reasons) > _LINES else []
+        raise SystemExit("\n".join([*reasons[:_LINES], *more, f"{LOCK.name} is as it was"]))
 
 
 def _git(*arguments: str) -> bytes:

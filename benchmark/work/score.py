@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from attacks.gradients import margin
-from benchmark import metrics
 from benchmark.errors import PluginError
+from benchmark.metrics import norms, psnr, ssim
 from benchmark.noise import Noise
 from benchmark.purifier import PurifierModule
 from benchmark.tasks import Candidate, Craft, Purify, Score, Shard
@@ -120,11 +120,11 @@ def score(task: Score, workshop: Workshop) -> None:
             "wrong": wrong,
             "loop_wrong": chosen.loop_wrong,
             "adversarial_8bit": target(_fresh(task, purifier, rounded, "8bit")[0]).argmax(dim=1),
-            **metrics.norms(chosen.images, clean),
-            "psnr_adv": metrics.psnr(chosen.images, clean),
-            "ssim_adv": metrics.ssim(chosen.images, clean),
-            "psnr": metrics.psnr(judged, clean),
-            "ssim": metrics.ssim(judged, clean),
+            **norms(chosen.images, clean),
+            "psnr_adv": psnr(chosen.images, clean),
+            "ssim_adv": ssim(chosen.images, clean),
+            "psnr": psnr(judged, clean),
+            "ssim": ssim(judged, clean),
         }
         if decided is not None:
             columns["decided"] = decided
@@ -247,7 +247,7 @@ def _choose(
             chosen.contradicted += int(((lead > _CLEARLY) & (found <= 0)).sum())
         better = found > chosen.margins
         if task.attack.norm is not None and task.attack.eps is None:
-            better = chosen.nearer(found, metrics.norms(images, clean)[task.attack.norm])
+            better = chosen.nearer(found, norms(images, clean)[task.attack.norm])
         chosen.margins = torch.where(better, found, chosen.margins)
         mask = better[:, None, None, None]
         chosen.images = torch.where(mask, images, chosen.images)
@@ -280,7 +280,7 @@ def _check_ball(task: Score, candidate: Candidate, images: Tensor, clean: Tensor
         )
     if task.attack.norm is None or task.attack.eps is None:
         return
-    size = metrics.norms(images, clean)[task.attack.norm].max().item()
+    size = norms(images, clean)[task.attack.norm].max().item()
     if size > task.attack.eps + TOLERANCE:
         raise PluginError(
             f"attack {task.attack.name} ({candidate.route}) left the ball: "

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.cells import Cell
-from benchmark.stats import at_chance
+from benchmark.stats import at_chance, exchanged_classes
 from benchmark.threats import THREATS
 
 _UNCHECKED = "unchecked:"
@@ -120,8 +120,16 @@ FLAGS: dict[str, Flag] = {
     ),
     "target-at-chance": Flag(
         "doubt",
-        "the bare target is no better than chance on the clean images: its classes may be in another order, "
-        "its normalisation may be missing, or labels may begin at 1",
+        "the bare target, or the one that the images were made on, is no better than chance on the clean "
+        "images: its classes may be in another order, its normalisation may be missing, or labels may begin "
+        "at 1",
+        of_target=True,
+    ),
+    "class-order": Flag(
+        "doubt",
+        "the bare target, or the one that the images were made on, takes the images of some classes mostly "
+        "for another class, and those of that class mostly for something else again: some of its classes may "
+        "be in another order, or their labels exchanged",
         of_target=True,
     ),
     "incomplete": Flag(
@@ -228,19 +236,21 @@ def cell_flags(cell: Cell, *, clean_error: float, clean_error_target: float) -> 
 
 
 def target_flags(
-    cell: Cell, *, predicted: NDArray[Any], labels: NDArray[Any], score_factors: Collection[float]
+    cell: Cell, *, answers: Sequence[NDArray[Any]], labels: NDArray[Any], score_factors: Collection[float]
 ) -> list[str]:
-    """What is found of the bare target.
+    """What is found of the bare target, and of the one that the images were made on.
 
     Args:
         cell: The cell.
-        predicted: Its classes for the clean images.
+        answers: Of each of these targets, its classes for the clean images.
         labels: The true classes.
         score_factors: What its scores were multiplied by in each attack.
     """
     found = []
-    if at_chance(predicted, labels, len(cell.dataset.class_names)):
+    if any(at_chance(predicted, labels, len(cell.dataset.class_names)) for predicted in answers):
         found.append("target-at-chance")
+    if any(exchanged_classes(predicted, labels) for predicted in answers):
+        found.append("class-order")
     if cell.attack.uses in ("gradients", "scores") and any(factor != 1 for factor in score_factors):
         found.append("scaled-scores")
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -204,7 +204,7 @@ def _flags(cell: Cell, values: Mapping[str, _Array], row: Row, workshop: Worksho
     factors = [workshop.meta(score)["score_factors"].values() for score in cell.scores]
     found += target_flags(
         cell,
-        predicted=values["target_clean"],
+        answers=[values["target_clean"], *_answers_of_base(cell, workshop)],
         labels=values["label"],
         score_factors=set(chain.from_iterable(factors)),
     )
@@ -222,6 +222,19 @@ def _flags(cell: Cell, values: Mapping[str, _Array], row: Row, workshop: Worksho
         found.append("undeclared-file")
     found += movement_flags(cell, survives=survives, size=values[cell.attack.norm or "linf"])
     return [*found, *check_flags(cell, survives, _findings(cell, workshop))]
+
+
+def _answers_of_base(cell: Cell, workshop: Workshop) -> Iterator[_Array]:
+    """The classes of the clean images by the target that the images were made on, if it is another one.
+
+    Results of older versions do not have them.
+    """
+    base = cell.craft_on
+    probes = [p for p in cell.probes if base is not None and p.surface.target.key == base.key]
+    probes = [p for p in probes if p.surface.purifier is None]
+    found = [workshop.tensors(probe).get("classes") for probe in probes]
+    if found and all(classes is not None for classes in found):
+        yield np.concatenate([classes.numpy() for classes in found if classes is not None])
 
 
 def _blind(cell: Cell, form: str, workshop: Workshop) -> _Array:

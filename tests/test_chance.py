@@ -14,8 +14,9 @@ from benchmark.display import Silent
 from benchmark.errors import UserError
 from benchmark.report.page import read_flags
 from benchmark.runs import prepare, run_prepared
-from benchmark.stats import at_chance
+from benchmark.stats import at_chance, exchanged_classes
 from benchmark.summary import conclusion
+from benchmark.work.workshop import Workshop
 from tests.conftest import REPOSITORY
 
 PLUGINS = [REPOSITORY / "tests" / "plugins_scores.py"]
@@ -43,8 +44,8 @@ def run(tmp_path: Path, target: dict[str, Any] | str, **keys: Any) -> tuple[pd.D
     return records, pd.read_csv(tmp_path / "out" / "leaderboard.csv")
 
 
-def raised(frame: pd.DataFrame) -> list[bool]:
-    return [FLAG in str(text).split() for text in frame["flags"]]
+def raised(frame: pd.DataFrame, flag: str = FLAG) -> list[bool]:
+    return [flag in str(text).split() for text in frame["flags"]]
 
 
 @pytest.mark.parametrize("fault", ["order", "normalisation"])
@@ -70,7 +71,52 @@ def test_it_has_no_rank_either_where_every_image_is_wrong(tmp_path: Path) -> Non
 def test_an_honest_target_is_not_doubted(tmp_path: Path) -> None:
     records, board = run(tmp_path, "guess")
     assert not any(raised(records))
+    assert not any(raised(records, "class-order"))
     assert board["rank"].notna().any()
+
+
+@pytest.mark.parametrize("eps", [0.1, 1.0])
+def test_some_classes_in_another_order_have_a_doubt_of_their_own(tmp_path: Path, eps: float) -> None:
+    keys = {"attacks": [{"name": "pgd", "eps": eps, "steps": 10}], "datasets": [{"name": "digits", "n": 100}]}
+    records, board = run(tmp_path, {"name": "guess", "fault": "some"}, **keys)
+    assert (records["clean_error_target"] < 0.7).all()
+    assert not any(raised(records))
+    assert all(raised(records, "class-order"))
+    assert all(raised(board, "class-order"))
+    assert board["rank"].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("base", "expected"),
+    [
+        ({"name": "guess", "fault": "order"}, [FLAG, "class-order"]),
+        ({"name": "guess", "fault": "some"}, ["class-order"]),
+        ({"name": "unit"}, []),
+    ],
+)
+def test_the_target_that_images_are_made_on_is_tested_too(
+    tmp_path: Path, base: dict[str, str], expected: list[str]
+) -> None:
+    attack = {"name": "pgd", "eps": 0.1, "steps": 10}
+    keys = {"attacks": [attack, attack | {"craft_on": base}], "datasets": [{"name": "digits", "n": 100}]}
+    records, _ = run(tmp_path, "guess", **keys)
+    elsewhere = records["attack_config"].str.contains("craft_on")
+    assert elsewhere.sum() == 2
+    for flag in (FLAG, "class-order"):
+        assert not any(raised(records[~elsewhere], flag))
+        assert raised(records[elsewhere], flag) == [flag in expected] * 2
+
+
+def test_older_results_without_classes_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = Workshop.tensors
+    monkeypatch.setattr(
+        Workshop,
+        "tensors",
+        lambda self, task: {name: x for name, x in read(self, task).items() if name != "classes"},
+    )
+    attack = {"name": "pgd", "eps": 0.1, "steps": 10, "craft_on": {"name": "guess", "fault": "order"}}
+    records, _ = run(tmp_path, "guess", attacks=[attack])
+    assert not any(raised(records))
 
 
 def test_the_end_of_the_run_names_the_likely_causes(tmp_path: Path) -> None:
@@ -199,6 +245,8 @@ def outcomes(right: int, wrong: int, classes: int) -> tuple[np.ndarray, np.ndarr
         (60, 40, 2, False),
         (1, 99, 1000, True),
         (3, 97, 1000, False),
+        (1, 7, 10, False),  # with one right it takes nine images
+        (1, 8, 10, True),
         (0, 0, 10, False),
     ],
 )
@@ -210,3 +258,98 @@ def test_one_answer_for_all_images_is_a_guess_however_often_it_is_right() -> Non
     labels = np.repeat([0, 1], [80, 20])
     assert at_chance(np.zeros(100, dtype=int), labels, 10)
     assert not at_chance(np.zeros(80, dtype=int), labels[:80], 10)  # only one class was shown
+
+
+def test_guesses_by_the_frequencies_of_the_classes_are_guesses() -> None:
+    random = np.random.default_rng(0)
+    labels = np.repeat([0, 1], [90, 10])
+    for classes in (2, 10):
+        assert at_chance(np.zeros(100, dtype=int), labels, classes)
+    one_else = np.where(np.arange(100) == 5, 1, 0)
+    assert at_chance(one_else, labels, 2)
+    labels = random.choice(3, size=300, p=[0.7, 0.2, 0.1])
+    assert at_chance(random.permutation(labels), labels, 3)
+    labels = random.choice(3, size=300, p=[0.45, 0.45, 0.1])
+    assert at_chance(random.permutation(labels), labels, 10)
+
+
+def test_a_weak_net_on_rare_classes_is_no_guess() -> None:
+    labels = np.repeat([0, 1], [990, 10])
+    finds_two = np.zeros(1000, dtype=int)
+    finds_two[[3, 4, 991, 992]] = 1  # two false alarms
+    assert not at_chance(finds_two, labels, 2)
+    weak = np.where(np.arange(1000) % 10 < 4, 0, np.arange(1000) % 10)
+    assert not at_chance(weak, np.zeros(1000, dtype=int), 10)  # images of one class show no guessing
+
+
+def confusion(random: np.random.Generator, classes: int, accuracy: float, *, pairs: bool) -> np.ndarray:
+    """What an honest net answers, (true classes, answers): it names the right class most often."""
+    share = np.zeros((classes, classes))
+    for true in range(classes):
+        right = np.clip(random.normal(accuracy, 0.1), 0.15, 0.99)
+        wrong = random.dirichlet(np.full(classes - 1, 0.5))  # a few likely mistakes
+        share[true] = (1 - right) * np.insert(wrong, true, 0)
+        share[true, true] = right
+        most = share[true].argmax()
+        share[true, [true, most]] = share[true, [most, true]]
+    for one, other in ((4, 9), (9, 4), (0, 6), (6, 0)) if pairs else ():  # such as shirt and T-shirt
+        share[one] = 0.05 / (classes - 2)
+        share[one, [one, other]] = 0.5, 0.45
+    return share
+
+
+def draw(
+    random: np.random.Generator, share: np.ndarray, n: int, *, even: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    classes = len(share)
+    frequencies = np.full(classes, 1 / classes) if even else random.dirichlet(np.full(classes, 0.7))
+    labels = random.choice(classes, size=n, p=frequencies)
+    above = random.random(n)[:, None] > share.cumsum(axis=1)[labels]
+    return np.minimum(above.sum(axis=1), classes - 1), labels
+
+
+@pytest.mark.parametrize("n", [8, 60, 100, 300, 1000])
+def test_weak_honest_nets_are_not_doubted(n: int) -> None:
+    random, alarms, runs = np.random.default_rng(n), np.zeros(2), 0
+    for accuracy in (0.4, 0.6, 0.8, 0.95):
+        for pairs in (False, True):
+            for even in (False, True):
+                for _ in range(25):
+                    share = confusion(random, 10, accuracy, pairs=pairs)
+                    predicted, labels = draw(random, share, n, even=even)
+                    alarms += at_chance(predicted, labels, 10), bool(exchanged_classes(predicted, labels))
+                    runs += 1
+    assert (alarms / runs < 0.01).all()
+
+
+@pytest.mark.parametrize(("n", "power"), [(60, 0.1), (100, 0.7), (300, 0.98), (1000, 0.98)])
+def test_two_exchanged_classes_of_ten_are_found(n: int, power: float) -> None:
+    random, found = np.random.default_rng(n), 0
+    for _ in range(100):
+        predicted, labels = draw(random, confusion(random, 10, 0.95, pairs=False), n)
+        exchanged = np.array([1, 0, *range(2, 10)])[predicted]
+        found += exchanged_classes(exchanged, labels) == {0: 1, 1: 0}
+    assert found >= 100 * power
+
+
+def test_a_folder_of_numbered_classes_sorted_as_text() -> None:
+    order = np.array(sorted(range(10), key=lambda number: str(number + 1)))
+    labels = np.arange(60) % 10
+    predicted = np.argsort(order)[labels]
+    assert at_chance(predicted, labels, 10)
+    assert set(exchanged_classes(predicted, labels)) == set(np.flatnonzero(order != np.arange(10)))
+    for n in (3, 5):  # too few to tell a guess from a weak net
+        assert not at_chance(predicted[:n], labels[:n], 10)
+
+
+def test_a_class_that_the_net_does_not_know_shifts_those_after_it() -> None:
+    labels = np.arange(100) % 10
+    predicted = np.where(labels == 5, 3, np.where(labels > 5, labels - 1, labels))
+    assert exchanged_classes(predicted, labels) == {5: 3, 6: 5, 7: 6, 8: 7, 9: 8}
+
+
+def test_merged_classes_are_not_exchanged() -> None:
+    labels = np.repeat(np.arange(10), 100)
+    merged = np.where(labels % 2 == 0, labels, labels - 1)
+    assert exchanged_classes(merged, labels) == {}
+    assert exchanged_classes(labels[:0], labels[:0]) == {}

@@ -92,7 +92,7 @@ def probe(task: Probe, workshop: Workshop) -> None:
     `responds` tells whether the scores change with the image at all: where they do not, as between the steps
     of a quantiser, a gradient of zero is the true one. `stable` is of the loss that our attacks follow,
     `plain` of the cross-entropy as libraries compute it, which is zero in float32 where the classifier is
-    sure.
+    sure. `classes` is what a bare target says of the clean images: whether it only guesses is seen there.
     """
     clean, labels = workshop.clean(task.shard)
     surface = make_surface(task.surface, task.shard.dataset, workshop, task.seed_for("surface"))
@@ -103,8 +103,11 @@ def probe(task: Probe, workshop: Workshop) -> None:
         }
         moves = _moves(surface, clean, Noise(task.seed_for("nearby"), task.shard.indices))
     largest = {name: gradient.abs().flatten(1).amax(dim=1) for name, gradient in gradients.items()}
-    meta = {"seconds": watch.seconds, "images": len(clean)}
-    workshop.put_tensors(task, largest | {"responds": moves}, meta)
+    found = largest | {"responds": moves}
+    if task.surface.purifier is None:
+        with torch.no_grad():
+            found["classes"] = surface(clean).argmax(dim=1)
+    workshop.put_tensors(task, found, {"seconds": watch.seconds, "images": len(clean)})
 
 
 def _moves(surface: Surface, x: Tensor, noise: Noise) -> Tensor:

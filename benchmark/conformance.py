@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from benchmark.checks import CHECKS
 from benchmark.errors import PluginError, UserError, told
+from benchmark.files import shown
 from benchmark.opened_files import opened_by
 from benchmark.registry import KINDS, Entry, default_registry
 from benchmark.specimen import Shape, Specimen
@@ -116,19 +117,13 @@ def _files(specimen: Specimen) -> Finding:
     wrong = [
         f"opens {place}, which is no parameter, so old results stay in use when the file changes: "
         f'declare it, `weights: FilePath = file("{place}")`'
-        for place in map(_place, opened.paths)
+        for place in map(shown, opened.paths)
     ]
     wrong += [
         f"uses {words}, and what that reads cannot be seen: read the file in Python, and declare it"
         for words in opened.others
     ]
     return Finding("files", not wrong, "; ".join(wrong) or "none is opened that is not declared")
-
-
-def _place(path: Path) -> str:
-    """A path as it is seen from the current folder, where it is below that."""
-    here = Path.cwd()
-    return (path.relative_to(here) if path.is_relative_to(here) else path).as_posix()
 
 
 def _article(kind: str) -> str:

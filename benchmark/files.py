@@ -21,7 +21,14 @@ def digest_of_file(path: Path) -> str:
     return content.hexdigest()
 
 
-def shown(path: Path | str) -> str:
-    """A path as messages write it: relative where it lies below the current folder."""
+def shown(path: Path | str, *, public: bool = False) -> str:
+    """A path as messages write it: relative if it lies below the current folder.
+
+    Args:
+        path: The path.
+        public: Whether the text may be published: of a file elsewhere it is then the name alone.
+    """
     here, path = Path.cwd(), Path(path)
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+    if path.is_relative_to(here):
+        return path.relative_to(here).as_posix()
+    return path.name if public else path.as_posix()

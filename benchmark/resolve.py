@@ -258,6 +258,11 @@ class _Resolver:
             in_attack = None if cheaper is None else _parameters(cheaper)
         except Exception as error:  # whatever a plugin raises, the message names it
             raise UserError(f"{origin}: in_attack raised {told(error)}") from error
+        if cheaper is not None and cheaper.files() != located.files():
+            raise UserError(
+                f"{origin}: in_attack changes a file; the cheaper setting must name the same files",
+                hint="the key of a result has the content of the files of the full setting alone",
+            )
         resolved = located.model_dump(mode="json")
         changed = {name for name in train_fields if in_attack and in_attack.config[name] != resolved[name]}
         if changed:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from typing_extensions import Self
 
+from benchmark.files import shown
 from benchmark.opened_files import exempt, readers
 
 if TYPE_CHECKING:
@@ -65,18 +66,12 @@ class Opened:
     @property
     def names(self) -> tuple[str, ...]:
         """Everything in short: paths below the current folder as they are from there, else names alone."""
-        return (*(short_name(path) for path in self.paths), *self.others)
+        return (*(shown(path, public=True) for path in self.paths), *self.others)
 
     @property
     def _records(self) -> list[Opened]:
         imports = (_IMPORTS.get(module) for module in self._modules)
         return [self, *(record for record in imports if record is not None)]
-
-
-def short_name(path: Path) -> str:
-    """A path that may be published: of a file outside the current folder the name alone."""
-    here = Path.cwd()
-    return path.relative_to(here).as_posix() if path.is_relative_to(here) else path.name
 
 
 class Used:

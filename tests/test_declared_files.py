@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 import benchmark
 from benchmark.errors import UserError
+from benchmark.opened_files import recorder
 
 HEAD = """
 from functools import cache
@@ -55,6 +57,12 @@ def flagged(records: pd.DataFrame, by: str = "defense") -> dict[str, bool]:
     return {row[by]: "undeclared-file" in str(row["flags"]).split() for _, row in records.iterrows()}
 
 
+def _as_in_another_process(folder: Path) -> None:
+    """Nothing is stored, and no plugin has opened anything yet."""
+    shutil.rmtree(folder / "store")
+    recorder._PLUGINS.clear()
+
+
 def plugin(folder: Path, body: str, name: str = "plugin.py") -> None:
     (folder / name).write_text(f"{HEAD}{body}\n# {folder}\n")
 
@@ -82,3 +90,80 @@ class Subject(Defense[WeightsConfig]):
     )
     with pytest.raises(UserError, match="in_attack changes a file"):
         run(beside, constructed, defenses=[{"name": "subject", "weights": str(beside / "full.npy")}])
+
+
+SCALED = """
+@defense("{name}")
+class {cls}(Defense[Config]):
+    def purify(self, x, noise):
+        return x * {factor}
+"""
+
+
+def test_a_module_that_is_imported_by_its_name_as_text_has_the_doubt(beside: Path, constructed: Path) -> None:
+    """The fingerprint follows import statements alone."""
+    (beside / "params_rv.py").write_text("SCALE = 0.9\n")
+    (beside / "stated.py").write_text("SCALE = 0.9\n")
+    loaded = 'importlib.import_module("params_rv").SCALE'
+    plugin(
+        beside, "import importlib\nimport stated\n" + SCALED.format(name="subject", cls="A", factor=loaded)
+    )
+    plugin(
+        beside,
+        "import stated\n" + SCALED.format(name="stating", cls="B", factor="stated.SCALE"),
+        "plugin_two.py",
+    )
+    for _ in range(2):  # also where Python reads the compiled module in place of the source
+        records = run(
+            beside, constructed, defenses=["subject", "stating"], attacks=[{"name": "fgsm", "eps": 0.1}]
+        )
+        assert flagged(records) == {"subject": True, "stating": False}
+        sys.modules.pop("params_rv", None)
+        _as_in_another_process(beside)
+
+
+def test_packages_of_a_plugin_are_in_its_fingerprint(beside: Path, constructed: Path) -> None:
+    (beside / "pack").mkdir()
+    (beside / "pack" / "__init__.py").write_text("SCALE = 0.9\n")
+    (beside / "pack" / "part.py").write_text("import pack\ndef scale():\n    return pack.SCALE\n")
+    plugin(beside, "from pack.part import scale\n" + SCALED.format(name="subject", cls="A", factor="scale()"))
+    assert flagged(run(beside, constructed)) == {"subject": False}
+
+
+def test_what_a_helper_opens_at_import_counts_for_all_plugins_that_use_it(
+    beside: Path, constructed: Path
+) -> None:
+    np.save("kept.npy", np.array([0.9]))
+    (beside / "helper_rv.py").write_text("import numpy as np\nSCALE = float(np.load('kept.npy')[0])\n")
+    for number in range(3):
+        uses = SCALED.format(name=f"uses-{number}", cls="A", factor="helper_rv.SCALE" if number else "0.9")
+        plugin(beside, ("import helper_rv\n" if number else "") + uses, f"plugin_{number}.py")
+    records = run(beside, constructed, defenses=["uses-0", "uses-1", "uses-2"])
+    assert flagged(records) == {"uses-0": False, "uses-1": True, "uses-2": True}
+
+
+def test_what_a_factory_file_opens_at_import_counts_for_its_target(
+    beside: Path, constructed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.save("kept.npy", np.ones((10, 784), np.float32))
+    (beside / "factory.py").write_text(
+        "import numpy as np, torch\nWEIGHT = torch.from_numpy(np.load('kept.npy'))\n"
+        "def make():\n    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))\n"
+        "    net[1].weight.data.copy_(WEIGHT)\n    return net\n"
+        f"# {beside}\n"
+    )
+    targets = [{"name": "module", "factory": "factory.py:make"}, "nearest-mean"]
+    grid = {
+        "datasets": [{"name": "digits", "n": 10}],
+        "targets": targets,
+        "defenses": ["identity"],
+        "attacks": [{"name": "fgsm", "eps": 0.1}],
+        "threats": ["black-box"],
+        "source": "target",
+    }
+    for _ in range(2):
+        records = benchmark.run(
+            grid, out="run", store="store", plugins=[constructed], trust=[str(beside / "factory.py")]
+        )
+        assert flagged(records, by="target") == {"module": True, "nearest-mean": False}
+        _as_in_another_process(beside)  # in which only the file has been imported already

@@ -249,7 +249,8 @@ def _collect(path: Path, module: str, files: dict[str, Path]) -> None:
             continue
         if top not in PROJECT_PACKAGES and top != own and release(top):
             continue  # a library
-        for parent in () if top in PROJECT_PACKAGES else _parents(name):  # importing a module runs them first
+        # to import a module runs its packages first; those of this project only gather names
+        for parent in () if top in PROJECT_PACKAGES else _parents(name):
             package = _source(parent)
             if package is not None:
                 _collect(package, parent, files)

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from benchmark.checks import CHECKS
 from benchmark.errors import PluginError, UserError, told
 from benchmark.files import shown
-from benchmark.opened_files import opened_by
+from benchmark.opened_files import opened_by, watching
 from benchmark.registry import KINDS, Entry, default_registry
 from benchmark.specimen import Shape, Specimen
 from defenses.contract import Defense
@@ -67,7 +67,9 @@ def check_defense(
     kind = entry.load()
     assert issubclass(kind, Defense)
     try:
-        settings = kind.config_type()(**(config or {}))
+        given = config or {}
+        with watching("defense", kind, own=kind.config_type().named_in(given)):
+            settings = kind.config_type()(**given)
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         yield Finding("parameters", False, f"cannot be made with its defaults: {faults}")
@@ -115,8 +117,7 @@ def _files(specimen: Specimen) -> Finding:
     """Whether all files that were opened in the other checks are declared; judged whatever failed before."""
     opened = opened_by("defense", specimen.kind, specimen.config)
     wrong = [
-        f"opens {place}, which is no parameter, so old results stay in use when the file changes: "
-        f'declare it, `weights: FilePath = file("{place}")`'
+        f"opens {place}, which is no parameter, so old results stay in use when the file changes: {_advice(place)}"
         for place in map(shown, opened.paths)
     ]
     wrong += [
@@ -124,6 +125,11 @@ def _files(specimen: Specimen) -> Finding:
         for words in opened.others
     ]
     return Finding("files", not wrong, "; ".join(wrong) or "none is opened that is not declared")
+
+
+def _advice(place: str) -> str:
+    declare = f'declare it, `weights: FilePath = file("{place}")`'
+    return f"import it with an import statement, or {declare}" if place.endswith(".py") else declare
 
 
 def _article(kind: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +13,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
 import benchmark
+from benchmark.cli import app
 from benchmark.errors import UserError
 from benchmark.opened_files import recorder
+from tests.conftest import REPOSITORY
 
 HEAD = """
 from functools import cache
@@ -167,3 +172,88 @@ def test_what_a_factory_file_opens_at_import_counts_for_its_target(
         )
         assert flagged(records, by="target") == {"module": True, "nearest-mean": False}
         _as_in_another_process(beside)  # in which only the file has been imported already
+
+
+CONFIGURED = """
+class KeptConfig(Config):
+    _kept: float = PrivateAttr(default_factory=lambda: {read})
+
+@defense("subject")
+class Subject(Defense[KeptConfig]):
+    def purify(self, x, noise):
+        return x * self.config._kept
+"""
+
+
+@pytest.mark.parametrize("read", ["float(np.load('kept.npy')[0])", "kept()"])
+def test_code_of_a_configuration_is_watched(read: str, beside: Path, constructed: Path) -> None:
+    """Also where it reads once, when the grid is validated."""
+    np.save("kept.npy", np.array([0.9]))
+    cached = "@cache\ndef kept():\n    return float(np.load('kept.npy')[0])\n"
+    plugin(beside, cached + CONFIGURED.format(read=read))
+    assert flagged(run(beside, constructed)) == {"subject": True}
+
+
+BY_PATH = """
+from pydantic import model_validator
+
+@cache
+def read(path):
+    return float(np.load(path)[0])
+
+class WeightsConfig(Config):
+    weights: FilePath = file()
+
+    @model_validator(mode="after")
+    def exists(self):
+        if Path(self.weights).is_file():
+            Path(self.weights).read_bytes()  # of a file that is declared
+        return self
+
+@defense("subject")
+class Subject(Defense[WeightsConfig]):
+    def purify(self, x, noise):
+        return x * read(self.config.weights)
+"""
+
+
+def test_another_content_is_another_path_for_the_plugin(beside: Path, constructed: Path) -> None:
+    """A plugin may keep what it read by path; its results were stored under the key of the new content."""
+    plugin(beside, BY_PATH)
+    found = []
+    for scale in (0.9, 0.0, 0.9):
+        np.save("w.npy", np.array([scale]))
+        records = run(beside, constructed, defenses=[{"name": "subject", "weights": str(beside / "w.npy")}])
+        assert flagged(records) == {"subject": False}
+        found.append(float(records["clean_error"][0]))
+    assert found[0] == found[2] < found[1] - 0.3
+
+
+def test_a_link_keeps_the_name_and_goes_with_the_process(tmp_path: Path) -> None:
+    (tmp_path / "net.pt").write_bytes(b"content")
+    code = (
+        "from pathlib import Path; from benchmark.files import linked, shown, digest_of_file\n"
+        "path = Path('net.pt'); link = linked(path, digest_of_file(path))\n"
+        "assert link.resolve() == path.resolve() and link.name == 'net.pt' and shown(link) == 'net.pt'\n"
+        "assert linked(path, 'other') != link == linked(path, digest_of_file(path))\n"
+        "print(link)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=_environment(), capture_output=True)
+    link = Path(done.stdout.decode().strip())
+    assert link.is_absolute(), done.stderr
+    assert not link.parent.parent.exists()
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+
+
+def test_bench_check_names_a_module_that_no_import_statement_names(beside: Path) -> None:
+    (beside / "params_checked.py").write_text("SCALE = 0.9\n")
+    loaded = 'importlib.import_module("params_checked").SCALE'
+    plugin(beside, "import importlib\n" + SCALED.format(name="subject", cls="A", factor=loaded))
+    done = CliRunner().invoke(app, ["check", "subject", "--plugin", "plugin.py"])
+    assert done.exit_code == 1
+    output = " ".join(done.output.split())
+    assert "opens params_checked.py" in output
+    assert "import it with an import statement" in output

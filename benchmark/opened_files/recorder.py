@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 _HERE = os.path.dirname(__file__) + os.sep
 
+_ASK_THE_SYSTEM = ("ctypes.util", "platform", "uuid")
+"""Modules of Python that start programs such as `uname` to learn what the machine is."""
+
 _COARSE = 0.01
 """Seconds by which the time of a file may lag behind the clock: file systems count in ticks of the kernel."""
 
@@ -260,7 +263,9 @@ class _Recorder:
         call = self._call()
         if call is None or call.record is None:
             return
-        path = exempt.source_of(os.path.abspath(path))
+        path = exempt.source_of(
+            os.path.realpath(path) if path.startswith("/proc/") else os.path.abspath(path)
+        )
         if exempt.is_library_file(path) or not os.path.exists(path):
             return
         if path not in call.record and (_own_work(path, call) or call.allows(path)):
@@ -271,6 +276,10 @@ class _Recorder:
 
     def written(self, path: str) -> None:
         _written[os.path.realpath(path)] = time.time()
+
+    def appended(self, path: str) -> None:
+        if os.path.realpath(path) not in _written:  # a log that this process began is its own
+            self.read(path)
 
     def started(self, program: str) -> None:
         self._other(f"the program {program}")
@@ -320,6 +329,8 @@ def _asked_by_a_library() -> bool:
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         path = frame.f_code.co_filename
+        if frame.f_globals.get("__name__") in _ASK_THE_SYSTEM:
+            return True
         if not path.startswith(_HERE) and not exempt.is_standard_library(path):
             return exempt.is_library_file(path)
         frame = frame.f_back

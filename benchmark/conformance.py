@@ -117,7 +117,8 @@ def _files(specimen: Specimen) -> Finding:
     """Whether all files that were opened in the other checks are declared; judged whatever failed before."""
     opened = opened_by("defense", specimen.kind, specimen.config)
     wrong = [
-        f"opens {place}, which is no parameter, so old results stay in use when the file changes: {_advice(place)}"
+        f"opens {place}, which is no parameter, so old results stay in use when the file changes: "
+        f"{_advice(place)}"
         for place in map(shown, opened.paths)
     ]
     wrong += [

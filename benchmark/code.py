@@ -6,6 +6,7 @@ import ast
 import hashlib
 import importlib.metadata
 import importlib.util
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.errors import Problem, UserError
-from benchmark.opened_files import unwatched
+from benchmark.opened_files import record_import, unwatched
+from benchmark.opened_files.exempt import is_library_file
 
 PROJECT_PACKAGES = frozenset({"benchmark", "defenses", "attacks", "targets"})
 
@@ -83,18 +85,29 @@ def _declared(tree: ast.Module, path: Path) -> Iterator[Declaration]:
 
 
 @cache
+def sources(path: Path, module: str) -> Mapping[str, Path]:
+    """The files whose code the fingerprint of a module covers, by the name of each module.
+
+    These are the module and all that it imports with import statements, except libraries.
+    """
+    files: dict[str, Path] = {}
+    _collect(path, module, files)
+    return files
+
+
+@cache
 def fingerprint(path: Path, module: str) -> str:
     """SHA-256 over a file's code and that of all modules that it imports and no library owns.
 
     Comments, docstrings, layout, annotations of functions and texts of what is raised do not count.
     """
-    return _hashed(module, _collected(path, module))
+    return _hashed(module, sources(path, module))
 
 
 @cache
 def own_fingerprint(path: Path, module: str) -> str:
     """As `fingerprint`, without this project's modules: what somebody's own plugin is made of."""
-    files = _collected(path, module)
+    files = sources(path, module)
     return _hashed(module, {name: files[name] for name in files if not _is_project(name)})
 
 
@@ -104,7 +117,7 @@ def versions_used(path: Path, module: str) -> Mapping[str, int]:
 
     Of plugins, kinds of tasks and threats, e.g. `{"defense ape-gan": 2}`.
     """
-    files = _collected(path, module)
+    files = sources(path, module)
     declared = [_read(files[name], _version(files[name])).versions for name in files if _is_project(name)]
     return {name: version for versions in declared for name, version in versions.items() if version > 1}
 
@@ -119,12 +132,6 @@ def _hashed(module: str, files: Mapping[str, Path]) -> str:
         label = "" if name == module else name  # where a plugin lives does not change what it does
         content.update(f"{label}\n{normalised(files[name])}\n".encode())
     return content.hexdigest()
-
-
-def _collected(path: Path, module: str) -> dict[str, Path]:
-    files: dict[str, Path] = {}
-    _collect(path, module, files)
-    return files
 
 
 def normalised(path: Path) -> str:
@@ -242,6 +249,11 @@ def _collect(path: Path, module: str, files: dict[str, Path]) -> None:
             continue
         if top not in PROJECT_PACKAGES and top != own and release(top):
             continue  # a library
+        # to import a module runs its packages first; those of this project only gather names
+        for parent in () if top in PROJECT_PACKAGES else _parents(name):
+            package = _source(parent)
+            if package is not None:
+                _collect(package, parent, files)
         source = _source(name)  # the project's, the plugin's own, or a file that no distribution owns
         if source is not None:
             _collect(source, name, files)
@@ -267,9 +279,16 @@ def _imports(tree: ast.Module, module: str, *, is_package: bool) -> Iterator[str
             yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
+def _parents(module: str) -> Iterator[str]:
+    """The packages that a module is in, from the outermost one."""
+    parts = module.split(".")
+    yield from (".".join(parts[:length]) for length in range(1, len(parts)))
+
+
 def _source(module: str) -> Path | None:
     try:
-        spec = importlib.util.find_spec(module)
+        with record_import(module):  # to find a module in a package imports the package
+            spec = importlib.util.find_spec(module)
     except (ImportError, AttributeError, ValueError):
         return None
     return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
@@ -277,18 +296,35 @@ def _source(module: str) -> Path | None:
 
 @cache
 def _owners() -> Mapping[str, list[importlib.metadata.Distribution]]:
-    """The distributions that each top-level module is of, read from what they say they installed.
+    """The distributions that each top-level module is of, read from what they installed.
+
+    An editable package is the user's own code: its distribution may name its modules, and has not installed
+    their files. So a name in `top_level.txt` counts only if the list of installed files has the module, or,
+    for a distribution without such a list, if the module lies beside it where libraries are installed.
 
     `importlib.metadata.packages_distributions` tells as much, and makes a path of every installed file for
     it, which takes longer than planning thousands of cells.
     """
     owners: dict[str, list[importlib.metadata.Distribution]] = {}
     for found in importlib.metadata.distributions():
-        declared = (found.read_text("top_level.txt") or "").split()
-        installed = found.read_text("RECORD") or "\n".join(map(str, found.files or ()))
-        for module in set(declared or _MODULES.findall(installed)):
+        named = (found.read_text("top_level.txt") or "").split()
+        declared = {module.partition("/")[0] for module in named}
+        record = found.read_text("RECORD")
+        if record is not None:
+            installed = set(_MODULES.findall(record))
+        elif is_library_file(os.path.abspath(str(found.locate_file("any")))):
+            installed = {module for module in declared if _lies_in(found, module)}
+        else:
+            continue  # such as the `egg-info` in the folder of a project
+        for module in installed & declared if declared else installed:
             owners.setdefault(module, []).append(found)
     return owners
+
+
+def _lies_in(found: importlib.metadata.Distribution, module: str) -> bool:
+    """Whether a top-level module lies in the folder of the distribution."""
+    folder = Path(str(found.locate_file("")))
+    return (folder / module).is_dir() or any(folder.glob(f"{module}.*"))
 
 
 @cache

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from benchmark.checks import CHECKS
 from benchmark.errors import PluginError, UserError, told
-from benchmark.opened_files import opened_by
+from benchmark.files import shown
+from benchmark.opened_files import opened_by, watching
 from benchmark.registry import KINDS, Entry, default_registry
 from benchmark.specimen import Shape, Specimen
 from defenses.contract import Defense
@@ -66,7 +67,9 @@ def check_defense(
     kind = entry.load()
     assert issubclass(kind, Defense)
     try:
-        settings = kind.config_type()(**(config or {}))
+        given = config or {}
+        with watching("defense", kind, own=kind.config_type().named_in(given)):
+            settings = kind.config_type()(**given)
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         yield Finding("parameters", False, f"cannot be made with its defaults: {faults}")
@@ -115,8 +118,8 @@ def _files(specimen: Specimen) -> Finding:
     opened = opened_by("defense", specimen.kind, specimen.config)
     wrong = [
         f"opens {place}, which is no parameter, so old results stay in use when the file changes: "
-        f'declare it, `weights: FilePath = file("{place}")`'
-        for place in map(_place, opened.paths)
+        f"{_advice(place)}"
+        for place in map(shown, opened.paths)
     ]
     wrong += [
         f"uses {words}, and what that reads cannot be seen: read the file in Python, and declare it"
@@ -125,10 +128,9 @@ def _files(specimen: Specimen) -> Finding:
     return Finding("files", not wrong, "; ".join(wrong) or "none is opened that is not declared")
 
 
-def _place(path: Path) -> str:
-    """A path as it is seen from the current folder, where it is below that."""
-    here = Path.cwd()
-    return (path.relative_to(here) if path.is_relative_to(here) else path).as_posix()
+def _advice(place: str) -> str:
+    declare = f'declare it, `weights: FilePath = file("{place}")`'
+    return f"import it with an import statement, or {declare}" if place.endswith(".py") else declare
 
 
 def _article(kind: str) -> str:

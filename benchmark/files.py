@@ -1,8 +1,14 @@
-"""Files that parameters name: their digests, and how messages write their paths."""
+"""Files that parameters name: their digests, links named by content, and how messages write their paths."""
 
 from __future__ import annotations
 
+import atexit
 import hashlib
+import os
+import shutil
+import tempfile
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 _BLOCK = 1 << 20
@@ -21,7 +27,49 @@ def digest_of_file(path: Path) -> str:
     return content.hexdigest()
 
 
-def shown(path: Path | str) -> str:
-    """A path as messages write it: relative where it lies below the current folder."""
-    here, path = Path.cwd(), Path(path)
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+_ORIGINALS: dict[Path, Path] = {}
+"""The files that links of this process lead to."""
+
+
+def linked(path: Path, sha256: str) -> Path:
+    """A link to a file whose path names the content: a plugin that keeps what it read by path stays right.
+
+    The link is in a private folder of this process, which is removed at exit. It is symbolic, so large files
+    are not copied, and `resolve()` leads to the file that the user may have trusted. Where the system makes
+    no links, the path itself is returned.
+    """
+    path = path.absolute()
+    place = hashlib.sha256(os.fsencode(path)).hexdigest()
+    with suppress(OSError):
+        link = _private_folder(os.getpid()) / f"{sha256}-{place[:8]}" / path.name
+        if link not in _ORIGINALS:
+            link.parent.mkdir()
+            link.symlink_to(path)
+            _ORIGINALS[link] = path
+        return link
+    return path
+
+
+@cache
+def _private_folder(process: int) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="bench-files-"))
+    atexit.register(_remove, folder, process)
+    return folder
+
+
+def _remove(folder: Path, process: int) -> None:
+    if os.getpid() == process:  # a forked process inherits what is registered
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def shown(path: Path | str, *, public: bool = False) -> str:
+    """A path as messages write it: relative if it lies below the current folder.
+
+    Args:
+        path: The path.
+        public: Whether the text may be published: of a file elsewhere it is then the name alone.
+    """
+    here, path = Path.cwd(), _ORIGINALS.get(Path(path), Path(path))
+    if path.is_relative_to(here):
+        return path.relative_to(here).as_posix()
+    return path.name if public else path.as_posix()

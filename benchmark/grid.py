@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 
 from benchmark.errors import Problem, UserError, nearest
 from benchmark.file_names import name_fault
+from benchmark.opened_files import unwatched, watching
 from benchmark.plugin import Config, Plugin
 from benchmark.registry import Entry, Registry
 from benchmark.threats import ALIASES, THREATS
@@ -274,7 +275,10 @@ class _Reader:
         if "craft_on" in own:
             bases = list(self._choices("target", (*path, "craft_on"), own["craft_on"]))
         for parameters in self._swept(path, plugin.config_type(), given):
-            config = self._config(kind, name, plugin.config_type(), path, parameters)
+            declared = plugin.config_type().named_in(parameters)
+            # where a data set may look depends on its root; it is watched when it is opened
+            with unwatched() if kind == "dataset" else watching(kind, plugin, own=declared):
+                config = self._config(kind, name, plugin.config_type(), path, parameters)
             if config is not None:
                 yield from (Choice(entry, plugin, config, n, base) for base in bases)
 

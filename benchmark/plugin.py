@@ -64,6 +64,13 @@ class Config(BaseModel):
         named = {name for name, field in fields.items() if _names_a_file(field)}
         return {name: Path(value) for name in sorted(named) if (value := getattr(self, name)) is not None}
 
+    @classmethod
+    def named_in(cls, given: Mapping[str, Any]) -> tuple[Path, ...]:
+        """The declared files among parameters that are no configuration yet."""
+        fields = cls.model_fields.items()
+        values = (given.get(name) for name, field in fields if _names_a_file(field))
+        return tuple(Path(value) for value in values if isinstance(value, str))
+
     def located(self, folder: Path) -> Self:
         """This configuration with absolute paths of its files; relative ones are seen from `folder`."""
         return self.model_copy(update={name: str(folder / path) for name, path in self.files().items()})

@@ -5,7 +5,6 @@ Names are read from the files as text and from entry points, so listing imports 
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import importlib.util
 import sys
@@ -26,7 +25,7 @@ from benchmark.code import (
 )
 from benchmark.errors import PluginError, Problem, UserError, nearest
 from benchmark.file_names import name_fault
-from benchmark.importing import import_file
+from benchmark.importing import import_file, import_module
 from benchmark.opened_files import record_import
 from benchmark.plugin import Plugin
 
@@ -146,18 +145,13 @@ def default_registry(plugins: Iterable[Path] = ()) -> Registry:
         for path in _files_of(package):
             module = f"{package}.{path.stem}"
             for declaration in declarations(path, [kind]):
-                load = partial(_import, module)
+                load = partial(import_module, module)
                 registry.add(_from_declaration(declaration, load, builtin=True))
         for point in importlib.metadata.entry_points(group=f"bench.{kind}s"):
             registry.add(_from_entry_point(kind, point))
     for path in dict.fromkeys(Path(plugin).resolve() for plugin in plugins):
         registry.add_file(path)
     return registry
-
-
-def _import(name: str) -> ModuleType:
-    with record_import(name):
-        return importlib.import_module(name)
 
 
 def _files_of(package: str) -> list[Path]:

@@ -14,9 +14,9 @@ from attacks.contract import Attack
 from benchmark.cells import ChosenAttack, ThreatRef
 from benchmark.datasets.contract import Dataset
 from benchmark.datasets.coverage import empty_classes
-from benchmark.datasets.watched import watched
+from benchmark.datasets.watched import own_places, watched
 from benchmark.errors import MissingImagesError, Problem, UserError, told
-from benchmark.files import digest_of_file
+from benchmark.files import digest_of_file, linked
 from benchmark.grid import Block, Choice, Grid
 from benchmark.opened_files import watching
 from benchmark.plan import ChosenDefense, Product, SizedDataset
@@ -194,7 +194,10 @@ class _Resolver:
     def _dataset(self, choice: Choice) -> tuple[DatasetRef, str | None, Sequence[str]]:
         """The data set, and the names of its default source classifier and of targets that suit it."""
         assert issubclass(choice.plugin, Dataset)
-        opened: Dataset[Any] = choice.plugin(choice.config.located(self.folder), self.data)
+        links = {name: str(linked(file.path, file.sha256)) for name, file in self._files(choice).items()}
+        config = choice.config.model_copy(update=links)
+        with watching("dataset", choice.plugin, config, own=tuple(own_places(config, self.data))):
+            opened: Dataset[Any] = choice.plugin(config, self.data)
         ref = self._unopened(choice)
         if self.absent is None:
             with watched(opened):
@@ -231,7 +234,8 @@ class _Resolver:
             raise UserError(message, hint=problem.hint) from error
         plugin = entry.load()
         try:
-            config = plugin.config_type()()
+            with watching("target", plugin):
+                config = plugin.config_type()()
         except ValidationError as error:
             needed = ", ".join(str(part["loc"][0]) for part in error.errors())
             raise UserError(
@@ -246,7 +250,8 @@ class _Resolver:
         assert issubclass(defense, Defense)
         origin = f"defense {choice.entry.name} ({choice.entry.origin})"
         try:
-            config = choice.config.on(dataset)
+            with watching("defense", defense, choice.config.located(self.folder)):
+                config = choice.config.on(dataset)
         except ValidationError as error:
             raise UserError(f"{origin} on {dataset}: {error.errors()[0]['msg']}") from error
         # What is not marked `infer` may change the weights: an unmarked field costs a training, never a lie.
@@ -258,6 +263,11 @@ class _Resolver:
             in_attack = None if cheaper is None else _parameters(cheaper)
         except Exception as error:  # whatever a plugin raises, the message names it
             raise UserError(f"{origin}: in_attack raised {told(error)}") from error
+        if cheaper is not None and cheaper.files() != located.files():
+            raise UserError(
+                f"{origin}: in_attack changes a file; the cheaper setting must name the same files",
+                hint="the key of a result has the content of the files of the full setting alone",
+            )
         resolved = located.model_dump(mode="json")
         changed = {name for name in train_fields if in_attack and in_attack.config[name] != resolved[name]}
         if changed:

@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from benchmark.errors import UserError, told
-from benchmark.importing import import_file
+from benchmark.importing import import_file, import_module
 from benchmark.trust import NEVER, Trust, ask, is_importable
 
 GROUP = "bench.factories"
@@ -57,7 +57,7 @@ def find_factory(
         module = _imported(place, lambda: _file(Path(place), trust))
         return module, _own(module, name, place, {module.__name__})
     allowed = _is_allowed(place, name, trust)
-    module = _imported(place, lambda: importlib.import_module(place))
+    module = _imported(place, lambda: import_module(place))
     package = place.partition(".")[0]
     if allowed:
         return module, _own(module, name, place, {package, *trust.packages})

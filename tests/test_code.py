@@ -33,6 +33,7 @@ class Toy:
 
 def _fingerprint(path: Path, module: str = "bench_plugin_toy") -> str:
     """The fingerprint of what the files hold now."""
+    code.sources.cache_clear()
     code.fingerprint.cache_clear()
     code.release.cache_clear()
     return code.fingerprint(path, module)
@@ -189,6 +190,7 @@ def test_another_release_of_a_library_changes_no_fingerprint(
     info = tmp_path / f"{library}-1.dist-info"
     info.mkdir()
     (info / "top_level.txt").write_text(f"{library}\n")
+    (info / "RECORD").write_text(f"{library}.py,,\n")
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {library}\nVersion: 1\n")
     (tmp_path / f"{library}.py").write_text("")
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -268,7 +270,9 @@ def _installed(folder: Path, name: str, version: str, *, record: str = "", top_l
         ("space", "space/inner/module.py,,\n", "", True),
         ("single", "other/x.py,,\nsingle.py,,\n", "", True),
         ("built", "built.cpython-311-x86_64-linux-gnu.so,,\n", "", True),
-        ("declared", "elsewhere/__init__.py,,\n", "declared\n", True),
+        ("declared", "declared/__init__.py,,\nelsewhere/__init__.py,,\n", "declared\n", True),
+        ("absent", "elsewhere/__init__.py,,\n", "absent\n", False),
+        ("finder", "__editable___finder_1_finder.py,,\n__editable__.pth,,\n", "finder\n", False),
         ("elsewhere", "elsewhere/__init__.py,,\n", "declared\n", False),
         ("editable", "editable.pth,,\neditable-1.dist-info/RECORD,,\n", "", False),
         ("config", "config.json,,\n", "", False),
@@ -381,4 +385,33 @@ def test_a_file_beside_a_plugin_that_no_distribution_owns_counts(tmp_path, monke
         (tmp_path / "neighbour_of_plugin.py").write_text(f"FACTOR = {factor}\n")
         code.fingerprint.cache_clear()
         found.append(code.fingerprint(plugin, "bench_plugin_x"))
+    assert found[0] != found[1]
+
+
+@pytest.mark.parametrize("record", [True, False])
+def test_the_code_of_an_editable_package_counts(
+    record: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its release stays the same while its files are edited."""
+    name = f"toy{next(_NUMBERS)}"
+    (tmp_path / "src" / name).mkdir(parents=True)
+    (tmp_path / "src" / name / "__init__.py").write_text("")
+    inner = tmp_path / "src" / name / "plugin.py"
+    if record:
+        _installed(
+            tmp_path / "site", name, "1", record=f"__editable__.{name}-1.pth,,\n", top_level=f"{name}\n"
+        )
+    else:  # as `setup.py develop` leaves it
+        info = tmp_path / "src" / f"{name}.egg-info"
+        info.mkdir()
+        (info / "PKG-INFO").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
+        (info / "top_level.txt").write_text(f"{name}\n")
+    for folder in ("src", "site"):
+        monkeypatch.syspath_prepend(str(tmp_path / folder))
+    using = tmp_path / "using.py"
+    using.write_text(f"from {name}.plugin import SCALE\n")
+    found = []
+    for scale in (1, 2):
+        inner.write_text(f"SCALE = {scale}\n")
+        found.append(_fingerprint(using))
     assert found[0] != found[1]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import ctypes.util
 import importlib.resources
 import mmap
 import os
+import platform
 import socket
 import sqlite3
 import subprocess
 import sys
 import threading
+import time
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -23,7 +27,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmark.opened_files import opened_by, record_import, unwatched, watching
+from benchmark.opened_files import exempt, opened_by, record_import, unwatched, watching
 from benchmark.plugin import Config, Plugin
 
 
@@ -36,6 +40,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def opened(code: Callable[[], object], config: Config | None = None) -> tuple[str, ...]:
     """What a plugin is recorded to have opened whose code this is."""
     plugin = type("Probe", (Plugin,), {"name": "probe"})
+    time.sleep(0.03)  # a file that was written less than a tick ago may be the plugin's own
     with watching("defense", plugin, config or Config()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         code()
@@ -180,6 +185,7 @@ READERS: dict[str, tuple[Callable[[str], object], Callable[[str], object]]] = {
     "torch.jit.load": (_script, lambda path: torch.jit.load(path)),  # type: ignore[no-untyped-call]
     "torch.export.load": (_exported, lambda path: torch.export.load(path)),
     "torch.from_file": (_bytes, lambda path: torch.from_file(path, size=8, dtype=torch.uint8)),
+    "aten.from_file": (_bytes, lambda path: torch.ops.aten.from_file(path, False, 8, dtype=torch.uint8)),
     "UntypedStorage": (_bytes, lambda path: torch.UntypedStorage.from_file(path, False, 8)),
     "safetensors.safe_open": (_tensors, _safe_open),
     "safetensors.torch": (_tensors, _load_file),
@@ -195,6 +201,8 @@ READERS: dict[str, tuple[Callable[[str], object], Callable[[str], object]]] = {
     "pandas.read_parquet": (_parquet, pd.read_parquet),
     "pyarrow.parquet.read_table": (_parquet, _pyarrow("pyarrow.parquet", "read_table")),
     "pyarrow.parquet.ParquetFile": (_parquet, _pyarrow("pyarrow.parquet", "ParquetFile")),
+    "pyarrow.parquet.read_schema": (_parquet, _pyarrow("pyarrow.parquet", "read_schema")),
+    "pyarrow.parquet.read_metadata": (_parquet, _pyarrow("pyarrow.parquet", "read_metadata")),
     "pyarrow.dataset": (_parquet, _pyarrow("pyarrow.dataset", "dataset")),
     "pyarrow.feather": (_feather, _pyarrow("pyarrow.feather", "read_table")),
     "pyarrow.csv": (_csv, _pyarrow("pyarrow.csv", "read_csv")),
@@ -294,6 +302,52 @@ def test_programs_and_libraries_that_the_plugin_starts_are_named(folder: Path) -
     assert opened(code) == (f"the program {python}", "the program true", "the library libm.so.6")
 
 
+def test_what_python_asks_the_system_about_the_machine_is_not_named(folder: Path) -> None:
+    def code() -> None:
+        with contextlib.suppress(OSError):
+            platform._Processor.from_subprocess()  # type: ignore[attr-defined]
+        ctypes.util.find_library("m")
+
+    assert opened(code) == ()
+
+
+def test_a_log_that_the_process_began_is_its_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exempt, "is_temporary", lambda path: False)  # as outside the folder of the tests
+
+    def code() -> None:
+        with open("log", "a+") as file:
+            file.write("line\n")
+
+    assert opened(code) == ()
+    assert opened(code) == ()
+
+
+def test_a_file_of_the_plugin_is_its_own_although_the_clock_of_files_is_coarse(folder: Path) -> None:
+    for _ in range(30):
+        plugin = type("Probe", (Plugin,), {"name": "probe"})
+        with watching("defense", plugin, Config()):
+            _state("own.pt")
+            torch.load("own.pt")
+        assert opened_by("defense", plugin).names == ()
+
+
+@pytest.mark.parametrize("place", ["__pycache__/w.npy", "x.dist-info/w.npy", "x.egg-info/w.npy"])
+def test_the_name_of_a_folder_makes_no_file_one_of_a_library(place: str, folder: Path) -> None:
+    (folder / place).parent.mkdir()
+    _csv(place)
+    assert opened(lambda: open(place).close()) == (place,)
+
+
+def test_a_path_through_proc_is_that_of_the_file(folder: Path) -> None:
+    _csv("w")
+    assert opened(lambda: open("/proc/self/cwd/w").close()) == ("w",)
+
+
+def test_folders_below_run_may_hold_files_of_a_user() -> None:
+    assert not exempt.is_library_file("/run/media/somebody/w.npy")
+    assert exempt.is_library_file("/run/systemd/resolve/resolv.conf")
+
+
 def test_the_harness_may_open_files_while_a_plugin_runs(folder: Path) -> None:
     _csv("w")
 
@@ -306,6 +360,7 @@ def test_the_harness_may_open_files_while_a_plugin_runs(folder: Path) -> None:
 
 def test_the_innermost_plugin_is_the_one_that_opened_the_file(folder: Path) -> None:
     _csv("w")
+    time.sleep(0.03)
     inner = type("Inner", (Plugin,), {"name": "inner"})
 
     def code() -> None:
@@ -318,6 +373,7 @@ def test_the_innermost_plugin_is_the_one_that_opened_the_file(folder: Path) -> N
 
 def test_what_a_module_opens_at_import_is_of_its_plugins(folder: Path) -> None:
     _csv("w")
+    time.sleep(0.03)
     plugin = type("Probe", (Plugin,), {"name": "probe", "__module__": "imported_once"})
     with record_import("imported_once"):
         open("w").close()

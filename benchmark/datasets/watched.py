@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,13 @@ def watched(dataset: Dataset[Any]) -> AbstractContextManager[object]:
 
 def own_places(config: Config, root: Path) -> Iterator[Path]:
     """The root of the data sets, and the files and folders that the parameters name."""
+    return places_of(config.model_dump(), root)
+
+
+def places_of(parameters: Mapping[str, Any], root: Path) -> Iterator[Path]:
+    """As `own_places`, of parameters that are no configuration yet."""
     yield root
-    for value in config.model_dump().values():
+    for value in parameters.values():
         if isinstance(value, str):
             yield root / Path(value).expanduser()
 

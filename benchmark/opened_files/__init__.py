@@ -15,7 +15,6 @@ from benchmark.opened_files.recorder import (
     opened_by,
     record_import,
     record_use,
-    short_name,
     unwatched,
     watching,
 )
@@ -26,7 +25,6 @@ __all__ = [
     "opened_by",
     "record_import",
     "record_use",
-    "short_name",
     "unwatched",
     "watching",
 ]

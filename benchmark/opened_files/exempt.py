@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import getpass
+import importlib.util
 import os
 import site
 import sys
 import sysconfig
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 _SYSTEM = (
-    *("/dev", "/etc", "/lib", "/lib64", "/proc", "/run", "/sys", "/usr/lib", "/usr/lib64", "/usr/local/lib"),
+    *("/dev", "/etc", "/lib", "/lib64", "/proc", "/sys", "/usr/lib", "/usr/lib64", "/usr/local/lib"),
     *("/usr/share", "/usr/local/share", "/var/cache", "/System", "/Library"),
+    *("/run/nscd", "/run/nvidia-persistenced", "/run/resolvconf", "/run/systemd", "/run/udev"),
 )
 
 _SHARED_MEMORY = "/dev/shm"
@@ -36,29 +39,51 @@ _VARIABLES = (
 _BROAD = ("/", "/usr", "/usr/local")
 """Prefixes of a Python that is the system's: people keep files of their own below them."""
 
-_PARTS = ("/__pycache__/", ".dist-info/", ".egg-info/")
+_METADATA = (
+    *("METADATA", "PKG-INFO", "RECORD", "SOURCES.txt", "WHEEL", "direct_url.json", "entry_points.txt"),
+    *("requires.txt", "top_level.txt"),
+)
+"""Files by which a package describes itself; those of an editable package lie outside the libraries."""
 
-_SOURCES = (".py", ".pyc", ".pyi")
+_COMPILED = (".nbc", ".nbi")
+"""Suffixes of what numba compiled from a source and keeps in `__pycache__` beside it."""
 
 
 def is_library_file(path: str) -> bool:
     """Whether an absolute path belongs to Python, a library, the system or a cache."""
-    if path.startswith(_SHARED_MEMORY + os.sep):
+    real = os.path.realpath(path)  # `/proc/self/cwd/weights.pt` is a file of the current folder
+    if real.startswith(_SHARED_MEMORY + os.sep):
         return False
-    return path.startswith(_prefixes()) or any(part in path for part in _PARTS)
+    if real.startswith(_prefixes()) or path.startswith(_libraries()) or is_project_source(real):
+        return True
+    folder, name = os.path.split(real)
+    if folder.endswith("__pycache__"):
+        return name.endswith(_COMPILED)
+    return folder.endswith((".dist-info", ".egg-info")) and name in _METADATA
+
+
+def is_project_source(path: str) -> bool:
+    """Whether a file is code of this project."""
+    return is_source(path) and path.startswith(_project())
+
+
+def is_source(path: str) -> bool:
+    """Whether the name of a file is that of Python code."""
+    return path.endswith((".py", ".pyi"))
+
+
+def source_of(path: str) -> str:
+    """The source of a compiled module in `__pycache__`; of any other file its own path."""
+    if path.endswith(".pyc"):
+        with suppress(ValueError, NotImplementedError):
+            source = importlib.util.source_from_cache(path)
+            return source if os.path.exists(source) else path
+    return path
 
 
 def is_standard_library(path: str) -> bool:
     """Whether a source file is of Python's own library; libraries that are installed are not."""
     return path.startswith("<") or (path.startswith(_standard()) and not path.startswith(_installed()))
-
-
-def is_imported_source(path: str) -> bool:
-    """Whether a file is the source of an imported module: code is in the keys in its own way."""
-    if not path.endswith(_SOURCES):
-        return False
-    files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
-    return os.path.realpath(path) in {os.path.realpath(file) for file in files if isinstance(file, str)}
 
 
 def is_temporary(path: str) -> bool:
@@ -69,6 +94,20 @@ def is_temporary(path: str) -> bool:
 @cache
 def _prefixes() -> tuple[str, ...]:
     return _with_links([*_SYSTEM, *_python(), *_cache_folders()])
+
+
+@cache
+def _libraries() -> tuple[str, ...]:
+    """Where Python and libraries lie, also if some of their files are links to another place."""
+    return _with_links(list(_python()))
+
+
+@cache
+def _project() -> tuple[str, ...]:
+    from benchmark.code import PROJECT_PACKAGES  # which imports this package
+
+    root = Path(__file__).parents[2]
+    return _with_links([str(root / package) for package in sorted(PROJECT_PACKAGES)])
 
 
 @cache

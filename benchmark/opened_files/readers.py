@@ -34,6 +34,9 @@ class Listener(Protocol):
     def written(self, path: str) -> None:
         """A file is created or emptied."""
 
+    def appended(self, path: str) -> None:
+        """A file that exists is opened to be read and to be made longer, as a log is."""
+
     def started(self, program: str) -> None:
         """Another program is started."""
 
@@ -63,6 +66,7 @@ _TORCH = (
     _Reader("_C.import_ir_module", 1, "filename"),  # torch.jit.load
     _Reader("_C.PyTorchFileReader.__init__", 1, "name"),  # torch.export.load, torch.load
     _Reader("from_file", 0, "filename"),
+    _Reader("ops.aten.from_file", 0, "filename"),
     _Reader("UntypedStorage.from_file", 0, "filename"),
 )
 
@@ -72,6 +76,8 @@ _PARQUET = (
     _Reader("ParquetFile.__init__", 1, "source"),
     _Reader("ParquetDataset.__init__", 1, "path_or_paths"),
 )
+
+_PARQUET_ABOUT = (_Reader("read_schema", 0, "where"), _Reader("read_metadata", 0, "where"))
 
 _READERS: dict[str, Sequence[_Reader]] = {
     "safetensors": _SAFE_OPEN,
@@ -85,7 +91,8 @@ _READERS: dict[str, Sequence[_Reader]] = {
         _Reader("input_stream", 0, "source"),
         _Reader("OSFile", 0, "path"),
     ),
-    "pyarrow.parquet.core": _PARQUET,
+    "pyarrow.parquet.core": (*_PARQUET, *_PARQUET_ABOUT),
+    "pyarrow.parquet": _PARQUET_ABOUT,  # which has the same functions under names of its own
     "pyarrow.dataset": (_Reader("dataset", 0, "source"),),
     "pyarrow.feather": (_Reader("read_table", 0, "source"),),
     "pyarrow.csv": (_Reader("read_csv", 0, "input_file"), _Reader("open_csv", 0, "input_file")),
@@ -170,6 +177,8 @@ def _opened(listener: Listener, path: Any, mode: Any, flags: int) -> None:
         return  # what is in it is opened by itself
     if flags & (os.O_WRONLY | os.O_RDWR) and (flags & os.O_TRUNC or not os.path.exists(path)):
         listener.written(path)
+    elif flags & os.O_RDWR and flags & os.O_APPEND:
+        listener.appended(path)
     elif not flags & os.O_WRONLY:
         listener.read(path)
 
@@ -237,6 +246,8 @@ def _wrap(reader: _Reader, module: ModuleType, listener: Listener) -> None:
             return original(*arguments, **keywords)
 
         replacement._notices_files = True
+        for overload in getattr(original, "overloads", list)():  # of an operator; code calls these as well
+            setattr(replacement, overload, getattr(original, overload))
         _keep_scriptable(original, replacement)
         if inspect.isclass(holder) and not last.startswith("__"):
             replacement = staticmethod(replacement)

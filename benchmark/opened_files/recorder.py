@@ -6,20 +6,28 @@ import os
 import sys
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from typing_extensions import Self
 
+from benchmark.files import shown
 from benchmark.opened_files import exempt, readers
 
 if TYPE_CHECKING:
     from benchmark.plugin import Config, Plugin
 
 _HERE = os.path.dirname(__file__) + os.sep
+
+_ASK_THE_SYSTEM = ("ctypes.util", "platform", "uuid")
+"""Modules of Python that start programs such as `uname` to learn what the machine is."""
+
+_COARSE = 0.01
+"""Seconds by which the time of a file may lag behind the clock: file systems count in ticks of the kernel."""
 
 
 class Opened:
@@ -33,7 +41,7 @@ class Opened:
 
     def __init__(self, title: str, modules: Sequence[str] = ()) -> None:
         self.title = title
-        self._modules = modules
+        self._modules = dict.fromkeys(modules)
         self._paths: dict[str, None] = {}
         self._others: dict[str, None] = {}
 
@@ -43,6 +51,10 @@ class Opened:
     def __contains__(self, path: str) -> bool:
         return path in self._paths
 
+    @property
+    def is_empty(self) -> bool:
+        return not self._paths and not self._others
+
     def add(self, path: str) -> None:
         """A file, by its absolute path."""
         self._paths[path] = None
@@ -51,11 +63,22 @@ class Opened:
         """Anything else whose content is unknown, such as `the program convert`."""
         self._others[words] = None
 
+    def add_module(self, name: str) -> None:
+        """A module whose code is part of the plugin, such as the file of a factory."""
+        self._modules[name] = None
+
     @property
     def paths(self) -> tuple[Path, ...]:
-        """The files, those that its modules opened when they were imported among them."""
+        """The files, those that its modules opened when they were imported among them.
+
+        The sources that the plugin's fingerprint covers are left out: they are in the keys. A source that
+        the plugin imports in another way than with an import statement is in no key.
+        """
         found = {path: None for record in self._records for path in record._paths}
-        return tuple(Path(path) for path in found if not exempt.is_imported_source(path))
+        if any(exempt.is_source(path) for path in found):
+            covered = {os.path.realpath(source) for source in self._sources.values()}
+            found = {path: None for path in found if os.path.realpath(path) not in covered}
+        return tuple(map(Path, found))
 
     @property
     def others(self) -> tuple[str, ...]:
@@ -65,18 +88,30 @@ class Opened:
     @property
     def names(self) -> tuple[str, ...]:
         """Everything in short: paths below the current folder as they are from there, else names alone."""
-        return (*(short_name(path) for path in self.paths), *self.others)
+        return (*(shown(path, public=True) for path in self.paths), *self.others)
 
     @property
     def _records(self) -> list[Opened]:
-        imports = (_IMPORTS.get(module) for module in self._modules)
+        modules = {**self._modules, **self._sources} if _IMPORTS else {}
+        imports = (_IMPORTS.get(module) for module in modules)
         return [self, *(record for record in imports if record is not None)]
 
+    @property
+    def _sources(self) -> dict[str, Path]:
+        """The modules that the fingerprints of its modules cover, each with its file."""
+        from benchmark.code import sources  # which imports this package
+        from benchmark.errors import UserError
 
-def short_name(path: Path) -> str:
-    """A path that may be published: of a file outside the current folder the name alone."""
-    here = Path.cwd()
-    return path.relative_to(here).as_posix() if path.is_relative_to(here) else path.name
+        found: dict[str, Path] = {}
+        for number, module in enumerate(list(self._modules)):
+            file = getattr(sys.modules.get(module), "__file__", None)
+            if file is None or not exempt.is_source(file):
+                continue
+            if number and exempt.is_library_file(file):  # such as torch, of which all plugins are made
+                continue
+            with suppress(UserError), unwatched():  # the file is gone, or is no longer Python
+                found |= sources(Path(file), module)
+        return found
 
 
 class Used:
@@ -113,12 +148,17 @@ _written: dict[str, float] = {}
 class _Call:
     """A piece of code whose opened files go to `record`; to nobody where that is None."""
 
-    __slots__ = ("_configs", "_declared", "_own", "_token", "began", "fetched", "record")
+    __slots__ = ("_configs", "_declared", "_of_plugin", "_own", "_token", "began", "fetched", "record")
 
     def __init__(
-        self, record: Opened | None, configs: Sequence[Config] = (), own: Collection[Path] = ()
+        self,
+        record: Opened | None,
+        configs: Sequence[Config] = (),
+        own: Collection[Path] = (),
+        of_plugin: bool = True,
     ) -> None:
         self.record = record
+        self._of_plugin = of_plugin
         self._configs = configs
         self._own = own
         self._declared: tuple[str, ...] | None = None
@@ -126,9 +166,9 @@ class _Call:
 
     def __enter__(self) -> Self:
         _install()
-        self.began = time.time()
+        self.began = time.time() - _COARSE
         used = _used.get()
-        if used is not None and self.record is not None:
+        if used is not None and self.record is not None and self._of_plugin:
             used.add(self.record)
         self._token = _innermost.set(self)
         _running.append(self)
@@ -170,11 +210,17 @@ def unwatched() -> _Call:
 
 @contextmanager
 def record_import(module: str) -> Iterator[None]:
-    """Record what is opened while a module of that name is imported: it is of all plugins in the module."""
-    record = Opened(module)
-    with _Call(record):
+    """Record what is opened while a module is imported: it belongs to all plugins that import the module.
+
+    A plugin whose code runs already, such as a target that calls a factory, gets the module as its own.
+    """
+    outer = _innermost.get()
+    if outer is not None and outer.record is not None:
+        outer.record.add_module(module)
+    record = _IMPORTS.get(module) or Opened(module)
+    with _Call(record, of_plugin=False):
         yield
-    if record.names:
+    if not record.is_empty:
         _IMPORTS[module] = record
 
 
@@ -217,13 +263,23 @@ class _Recorder:
         call = self._call()
         if call is None or call.record is None:
             return
-        path = os.path.abspath(path)
-        known = path in call.record or exempt.is_library_file(path) or not os.path.exists(path)
-        if not known and not _own_work(path, call) and not call.allows(path):
-            call.record.add(path)
+        path = exempt.source_of(
+            os.path.realpath(path) if path.startswith("/proc/") else os.path.abspath(path)
+        )
+        if exempt.is_library_file(path) or not os.path.exists(path):
+            return
+        if path not in call.record and (_own_work(path, call) or call.allows(path)):
+            return
+        call.record.add(path)
+        for module in _being_imported():
+            _IMPORTS.setdefault(module, Opened(module)).add(path)
 
     def written(self, path: str) -> None:
         _written[os.path.realpath(path)] = time.time()
+
+    def appended(self, path: str) -> None:
+        if os.path.realpath(path) not in _written:  # a log that this process began is its own
+            self.read(path)
 
     def started(self, program: str) -> None:
         self._other(f"the program {program}")
@@ -256,14 +312,28 @@ def _own_work(path: str, call: _Call) -> bool:
     return max(written, os.stat(path).st_ctime) >= call.began
 
 
+def _being_imported() -> Iterator[str]:
+    """The modules whose own statements run now: all plugins that import them depend on what these read.
+
+    Only the first plugin that imports a module runs them.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "<module>" and (name := frame.f_globals.get("__name__")) != "__main__":
+            yield str(name)
+        frame = frame.f_back
+
+
 def _asked_by_a_library() -> bool:
     """Whether it was a library's code that started a program or loaded a library, and not a plugin's."""
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         path = frame.f_code.co_filename
+        if frame.f_globals.get("__name__") in _ASK_THE_SYSTEM:
+            return True
         if not path.startswith(_HERE) and not exempt.is_standard_library(path):
             return exempt.is_library_file(path)
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return True
 
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from attacks.contract import Attack
 from benchmark.datasets.contract import Dataset, Splits, TrainingData
-from benchmark.datasets.watched import own_places, watched, watched_splits
+from benchmark.datasets.watched import own_places, places_of, watched, watched_splits
 from benchmark.errors import PluginError, UserError
-from benchmark.files import digest_of_file
+from benchmark.files import digest_of_file, linked
 from benchmark.keys import digest
 from benchmark.opened_files import Used, merged, record_use, watching
 from benchmark.purifier import PurifierModule
@@ -103,8 +103,13 @@ class Workshop:
         for name, declared in ref.files.items():
             if digest_of_file(declared.path) != declared.sha256:
                 raise PluginError(f"{kind} {ref.name}: the file of {name} has changed since the run began")
-        paths = {name: str(declared.path) for name, declared in ref.files.items()}
-        return cls, cls.config_type()(**{**ref.config, **paths})
+        paths = {name: str(linked(file.path, file.sha256)) for name, file in ref.files.items()}
+        parameters = {**ref.config, **paths}
+        own = [file.path for file in ref.files.values()]
+        if kind == "dataset":
+            own += places_of(parameters, self._data)
+        with watching(kind, cls, own=own):  # validators and defaults may open files, too
+            return cls, cls.config_type()(**parameters)
 
     def dataset(self, ref: DatasetRef) -> Dataset[Any]:
         """An opened data set, for its shape and class names."""

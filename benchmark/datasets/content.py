@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+from benchmark.files import digest_of_file, replacing
+
 _LARGE = 256 * 2**20
 """Bytes from which on the fingerprint of a set of files is remembered."""
-
-_CHUNK = 2**20
 
 
 def fingerprint_of(files: Mapping[str, Path]) -> str:
@@ -44,23 +44,16 @@ def fingerprint_of(files: Mapping[str, Path]) -> str:
     found_now = _read(names, files)
     with suppress(OSError):  # a home that cannot be written only costs time
         memory.parent.mkdir(parents=True, exist_ok=True)
-        temporary = memory.with_name(f"{memory.name}.{os.getpid()}.tmp")
-        temporary.write_text(json.dumps({"sha256": found_now, "bytes": total}), encoding="utf-8")
-        temporary.replace(memory)
+        with replacing(memory) as file:
+            file.write(json.dumps({"sha256": found_now, "bytes": total}).encode())
     return found_now
 
 
 def _read(names: list[str], files: Mapping[str, Path]) -> str:
     whole = hashlib.sha256()
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for name, digest in zip(names, pool.map(lambda name: _digest(files[name]), names), strict=True):
+        for name, digest in zip(
+            names, pool.map(lambda name: digest_of_file(files[name]), names), strict=True
+        ):
             whole.update(f"{name}\0{digest}\n".encode())
     return whole.hexdigest()
-
-
-def _digest(path: Path) -> str:
-    content = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            content.update(chunk)
-    return content.hexdigest()

@@ -294,6 +294,7 @@ def export_cell(
     from benchmark.display import Silent
     from benchmark.outside import export, find_cell, write_export
     from benchmark.runs import run_again
+    from benchmark.trust import quoted
 
     prepared = run_again(run, Silent(), data=data, store=store, plugins=plugin or [], trust=trust or [])
     chosen = find_cell(prepared.plan, cell)
@@ -307,9 +308,12 @@ def export_cell(
     }
     write_export(export(prepared.workshop, chosen), chosen, out, how)
     typer.echo(f"wrote {out / 'images.safetensors'} and {out / 'pipeline.py'}; hand back what you find with")
-    options = [f" --plugin {path}" for path in plugin or []] + [f" --trust {name}" for name in trust or []]
-    options += [f" --store {store}"] if store else []
-    typer.echo(f"  bench judge {run} --cell {chosen.key[:12]} --images FILE --origin TEXT{''.join(options)}")
+    options = [f" --plugin {quoted(path)}" for path in plugin or []]
+    options += [f" --trust {quoted(name)}" for name in trust or []]
+    options += [f" --store {quoted(store)}"] if store else []
+    typer.echo(
+        f"  bench judge {quoted(run)} --cell {chosen.key[:12]} --images FILE --origin TEXT{''.join(options)}"
+    )
 
 
 Board = Annotated[Path, typer.Option("--board", help="The folder of the published leaderboard.")]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import shlex
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from benchmark.publishing.rows import doubts
 from benchmark.publishing.run import Run, runs_in
 from benchmark.records import Row
 from benchmark.runs import prepare, run_prepared
+from benchmark.trust import quoted
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def _refuse_unnamed(run: Run, given: Sequence[Path]) -> None:
     named = {path.name for path in given}
     missing = [path for path in run.kept_plugins if path.name not in named]
     if missing:
-        options = " ".join(f"--plugin {shlex.quote(str(path))}" for path in missing)
+        options = " ".join(f"--plugin {quoted(path)}" for path in missing)
         names = ", ".join(path.name for path in missing)
         raise UserError(
             f"run {run.folder.name} was made with plugin files of its own ({names}), not run unasked",

@@ -17,6 +17,7 @@ from benchmark.publishing.boards import identity, read_rows, slug
 from benchmark.records import COLUMNS, Row
 from benchmark.runs import read_about
 from benchmark.threats import THREATS
+from benchmark.trust import quoted
 
 FILES = ("run.json", "records.csv", "outside.json")
 """What is kept of a run; the last only where images were handed in."""
@@ -200,7 +201,7 @@ def plugin_problems(run: Run, given: Sequence[Path]) -> list[Problem]:
         if path is None or not path.is_file():
             text = f"the run needed the plugin file {name}, which is not in the repository"
             problems.append(
-                Problem(text, hint=f"add it there and run again, or give it with --plugin {name}")
+                Problem(text, hint=f"add it there and run again, or give it with --plugin {quoted(name)}")
             )
         elif hashlib.sha256(path.read_bytes()).hexdigest() != sha:
             problems.append(Problem(f"{path} is not the plugin file that the run was made with"))

@@ -265,7 +265,7 @@ def judge(
     from benchmark.judging import judge
     from benchmark.report import write_report
     from benchmark.report.images import StoredImages
-    from benchmark.runs import run_again
+    from benchmark.rerun import run_again
 
     observer = Silent()
     prepared = run_again(run, observer, data=data, store=store, plugins=plugin or [], trust=trust or [])
@@ -293,7 +293,7 @@ def export_cell(
     """Write a cell for attacks from outside: its clean images, and a script that makes its pipeline."""
     from benchmark.display import Silent
     from benchmark.outside import export, find_cell, write_export
-    from benchmark.runs import run_again
+    from benchmark.rerun import run_again
     from benchmark.trust import quoted
 
     prepared = run_again(run, Silent(), data=data, store=store, plugins=plugin or [], trust=trust or [])

@@ -85,6 +85,16 @@ class Block:
     threats: tuple[ThreatChoice, ...]
     seeds: Mapping[str, tuple[int, ...]]
 
+    @property
+    def choices(self) -> Iterator[Choice]:
+        """All plugins that the block names, also as the source of a defense or in place of a target."""
+        yield from (*self.datasets, *self.targets, *self.attacks)
+        yield from (attack.craft_on for attack in self.attacks if attack.craft_on is not None)
+        for defense in self.defenses:
+            yield from defense.parts
+            if isinstance(defense.source, Choice):
+                yield defense.source
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -98,6 +108,16 @@ class Grid:
     data: Mapping[str, Any] = field(repr=False)
     budget: int | None = None
     folder: Path = field(default_factory=Path.cwd)
+
+    @property
+    def files(self) -> list[tuple[str, Path]]:
+        """The files that parameters name, as they are written, each after the plugin and the parameter."""
+        return [
+            (f"{choice.entry.kind} {choice.entry.name}: {name}", path)
+            for block in self.blocks
+            for choice in block.choices
+            for name, path in choice.config.files().items()
+        ]
 
 
 def builtin_grids() -> list[str]:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+from benchmark.errors import UserError
 
 _BLOCK = 1 << 20
 
@@ -48,6 +52,38 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def is_own(path: Path) -> bool:
+    """Whether there is a regular file under that very name, and not a link, a device or a pipe."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False
+
+
+def copy_own(source: Path, target: Path) -> None:
+    """Copy a regular file. What a link leads to may be private, so it is never copied.
+
+    Raises:
+        UserError: The source is a link, a device, a pipe or a folder.
+    """
+    if not is_own(source):
+        raise not_own(source)
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    descriptor = os.open(source, flags | getattr(os, "O_BINARY", 0))  # it may have been replaced since
+    with os.fdopen(descriptor, "rb") as file, replacing(target) as copy:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise not_own(source)
+        shutil.copyfileobj(file, copy)
+
+
+def not_own(path: Path) -> UserError:
+    """The refusal of a file that is none itself."""
+    return UserError(
+        f"{path} is a link or no regular file, so it is not published",
+        hint="put the file itself in its place, if everybody may read it",
+    )
 
 
 def shown(path: Path | str) -> str:

@@ -53,7 +53,7 @@ def handed_in(out: Path) -> list[HandedIn]:
         if not all(isinstance(text, str) for entry in entries for text in vars(entry).values()):
             raise ValueError("an entry holds something else than text")
         return entries
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise UserError(
             f"{path} is damaged: {error}", hint="without it nothing from outside counts"
         ) from error

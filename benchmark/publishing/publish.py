@@ -6,7 +6,6 @@ import itertools
 import json
 import math
 import os
-import shutil
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ from filelock import FileLock
 from benchmark.errors import Problem, UserError
 from benchmark.evidence import grouped
 from benchmark.file_names import child, inside, name_fault
+from benchmark.files import copy_own
 from benchmark.output import open_out, write_text
 from benchmark.publishing.boards import (
     RUNS,
@@ -147,13 +147,13 @@ def _keep(folder: Path, run: Run, plugins: Sequence[Path]) -> None:
     """Copy what published rows rest on."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in FILES:
-        if (run.folder / name).is_file():
-            shutil.copyfile(run.folder / name, child(folder, name))
+        if os.path.lexists(run.folder / name):
+            copy_own(run.folder / name, child(folder, name))
     for path in plugins:
         if path.name in run.plugins:
             kept = child(folder, PLUGINS)
             kept.mkdir(exist_ok=True)
-            shutil.copyfile(path, child(kept, path.name))
+            copy_own(path, child(kept, path.name))
 
 
 def last(board: Path) -> list[Change]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from benchmark.errors import Problem, UserError
 from benchmark.file_names import child
+from benchmark.files import is_own, not_own
 from benchmark.keys import digest
 from benchmark.publishing.boards import identity, read_rows, slug
 from benchmark.records import COLUMNS, Row
@@ -48,6 +49,8 @@ class Run:
         path = self.folder / "run.json"
         if not path.is_file():
             raise UserError(f"no run in {self.folder}: there is no run.json")
+        if not is_own(path):
+            raise not_own(path)
         told = read_about(self.folder)
         if not isinstance(told.get("grid"), dict):
             raise UserError(f"{path} is not the run.json of a run: it has no grid")
@@ -203,6 +206,8 @@ def plugin_problems(run: Run, given: Sequence[Path]) -> list[Problem]:
             problems.append(
                 Problem(text, hint=f"add it there and run again, or give it with --plugin {quoted(name)}")
             )
+        elif not is_own(path):
+            problems += not_own(path).problems
         elif hashlib.sha256(path.read_bytes()).hexdigest() != sha:
             problems.append(Problem(f"{path} is not the plugin file that the run was made with"))
     return problems

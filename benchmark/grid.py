@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 
 from benchmark.errors import Problem, UserError, nearest
 from benchmark.file_names import name_fault
+from benchmark.plain_values import unfit
 from benchmark.plugin import Config, Plugin
 from benchmark.registry import Entry, Registry
 from benchmark.threats import ALIASES, THREATS
@@ -334,12 +335,17 @@ class _Reader:
     def _config(
         self, kind: str, name: str, config: type[Config], path: PathInDocument, given: dict[str, Any]
     ) -> Config | None:
+        faults = {key: why for key, value in given.items() if (why := unfit(value)) is not None}
+        # A number that is not finite is the field's own to refuse, where that has bounds.
         try:
-            return config(**given)
+            made = config(**given)
         except ValidationError as error:
             for detail in error.errors():
                 self._explain(f"{kind} {name}", config, path, given, dict(detail))
             return None
+        for key, why in faults.items():
+            self._wrong((*path, key), f"{kind} {name}: {key} {why}")
+        return None if faults else made
 
     def _explain(
         self,

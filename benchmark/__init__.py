@@ -67,7 +67,7 @@ def export(
     from benchmark.display import Silent
     from benchmark.outside import export as export_from
     from benchmark.outside import find_cell
-    from benchmark.runs import run_again
+    from benchmark.rerun import run_again
 
     files = [Path(plugin) for plugin in plugins]
     prepared = run_again(Path(run), Silent(), data=data, store=store, plugins=files, trust=trust)

@@ -251,7 +251,7 @@ def judge(
     from benchmark.judging import judge
     from benchmark.report import write_report
     from benchmark.report.images import StoredImages
-    from benchmark.runs import run_again
+    from benchmark.rerun import run_again
 
     observer = Silent()
     prepared = run_again(run, observer, data=data, store=store, plugins=plugin or [], trust=trust or [])
@@ -279,7 +279,8 @@ def export_cell(
     """Write a cell for attacks from outside: its clean images, and a script that makes its pipeline."""
     from benchmark.display import Silent
     from benchmark.outside import export, find_cell, write_export
-    from benchmark.runs import run_again
+    from benchmark.rerun import run_again
+    from benchmark.trust import quoted
 
     prepared = run_again(run, Silent(), data=data, store=store, plugins=plugin or [], trust=trust or [])
     chosen = find_cell(prepared.plan, cell)
@@ -293,9 +294,12 @@ def export_cell(
     }
     write_export(export(prepared.workshop, chosen), chosen, out, how)
     typer.echo(f"wrote {out / 'images.safetensors'} and {out / 'pipeline.py'}; hand back what you find with")
-    options = [f" --plugin {path}" for path in plugin or []] + [f" --trust {name}" for name in trust or []]
-    options += [f" --store {store}"] if store else []
-    typer.echo(f"  bench judge {run} --cell {chosen.key[:12]} --images FILE --origin TEXT{''.join(options)}")
+    options = [f" --plugin {quoted(path)}" for path in plugin or []]
+    options += [f" --trust {quoted(name)}" for name in trust or []]
+    options += [f" --store {quoted(store)}"] if store else []
+    typer.echo(
+        f"  bench judge {quoted(run)} --cell {chosen.key[:12]} --images FILE --origin TEXT{''.join(options)}"
+    )
 
 
 Board = Annotated[Path, typer.Option("--board", help="The folder of the published leaderboard.")]

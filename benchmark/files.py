@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 from contextlib import suppress
 from functools import cache
@@ -18,8 +20,14 @@ def digest_of_file(path: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: It cannot be read, or is no regular file: a device or a pipe may never end.
     """
+    try:
+        mode = path.stat().st_mode
+    except ValueError as error:  # NUL, or text that no file system can have
+        raise OSError(errno.EINVAL, "it is no path") from error
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError(errno.EINVAL, "it is no regular file")
     content = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(_BLOCK):

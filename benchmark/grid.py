@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 from benchmark.errors import Problem, UserError, nearest
 from benchmark.file_names import name_fault
 from benchmark.opened_files import unwatched, watching
+from benchmark.plain_values import unfit
 from benchmark.plugin import Config, Plugin
 from benchmark.registry import Entry, Registry
 from benchmark.threats import ALIASES, THREATS
@@ -86,6 +87,16 @@ class Block:
     threats: tuple[ThreatChoice, ...]
     seeds: Mapping[str, tuple[int, ...]]
 
+    @property
+    def choices(self) -> Iterator[Choice]:
+        """All plugins that the block names, also as the source of a defense or in place of a target."""
+        yield from (*self.datasets, *self.targets, *self.attacks)
+        yield from (attack.craft_on for attack in self.attacks if attack.craft_on is not None)
+        for defense in self.defenses:
+            yield from defense.parts
+            if isinstance(defense.source, Choice):
+                yield defense.source
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -99,6 +110,16 @@ class Grid:
     data: Mapping[str, Any] = field(repr=False)
     budget: int | None = None
     folder: Path = field(default_factory=Path.cwd)
+
+    @property
+    def files(self) -> list[tuple[str, Path]]:
+        """The files that parameters name, as they are written, each after the plugin and the parameter."""
+        return [
+            (f"{choice.entry.kind} {choice.entry.name}: {name}", path)
+            for block in self.blocks
+            for choice in block.choices
+            for name, path in choice.config.files().items()
+        ]
 
 
 def builtin_grids() -> list[str]:
@@ -318,12 +339,17 @@ class _Reader:
     def _config(
         self, kind: str, name: str, config: type[Config], path: PathInDocument, given: dict[str, Any]
     ) -> Config | None:
+        faults = {key: why for key, value in given.items() if (why := unfit(value)) is not None}
+        # A number that is not finite is the field's own to refuse, where that has bounds.
         try:
-            return config(**given)
+            made = config(**given)
         except ValidationError as error:
             for detail in error.errors():
                 self._explain(f"{kind} {name}", config, path, given, dict(detail))
             return None
+        for key, why in faults.items():
+            self._wrong((*path, key), f"{kind} {name}: {key} {why}")
+        return None if faults else made
 
     def _explain(
         self,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,6 +18,7 @@ import pyarrow.parquet
 from benchmark.cells import Cell
 from benchmark.errors import UserError
 from benchmark.records import Result, Row
+from benchmark.writing import replacing
 
 _CLASS_NAMES = "class_names"
 
@@ -42,19 +45,16 @@ def open_out(path: Path, option: str = "--out") -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    with replacing(path) as file:
+        file.write(text.encode())
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
     """Write rows as CSV; what does not apply is empty."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
+    with replacing(path) as file, io.TextIOWrapper(file, encoding="utf-8", newline="") as text:
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows({name: _field(row[name]) for name in columns} for row in rows)
-    temporary.replace(path)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -91,7 +91,7 @@ class OutcomesFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        self._file = ExitStack()
         self._writer: pyarrow.parquet.ParquetWriter | None = None
         self._class_names: dict[str, tuple[str, ...]] = {}
 
@@ -108,7 +108,8 @@ class OutcomesFile:
                 table = table.append_column(name, pyarrow.nulls(len(table), kind))
         table = table.add_column(0, "key", pyarrow.array([cell.key] * len(table)).dictionary_encode())
         if self._writer is None:
-            self._writer = pyarrow.parquet.ParquetWriter(self._temporary, table.schema)
+            file = self._file.enter_context(replacing(self._path))
+            self._writer = pyarrow.parquet.ParquetWriter(file, table.schema)
         self._writer.write_table(table.select(self._writer.schema.names))
         self._class_names[cell.dataset.title] = cell.dataset.class_names
 
@@ -116,12 +117,11 @@ class OutcomesFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._writer is not None:
-            self._writer.add_key_value_metadata({_CLASS_NAMES: json.dumps(self._class_names)})
-            self._writer.close()
-            if kind is None:
-                self._temporary.replace(self._path)
-            else:
-                self._temporary.unlink(missing_ok=True)
+            with self._file:  # a footer that cannot be written removes the temporary file as well
+                self._writer.add_key_value_metadata({_CLASS_NAMES: json.dumps(self._class_names)})
+                self._writer.close()
+                if error is not None:
+                    raise error
         elif kind is None:
             self._path.unlink(missing_ok=True)  # no outcome: last time's must not stand for this run
 

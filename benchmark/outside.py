@@ -11,20 +11,21 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from benchmark.cells import Cell
 from benchmark.errors import Problem, UserError
 from benchmark.metrics import norms
 from benchmark.noise import StreamNoise
-from benchmark.output import open_out, write_json
+from benchmark.output import open_out, write_json, write_text
 from benchmark.plan import Plan
 from benchmark.purifier import PurifierModule
 from benchmark.refs import AttackRef
 from benchmark.tasks import Candidate, Handed, Purify
 from benchmark.work.score import TOLERANCE
 from benchmark.work.workshop import Workshop
+from benchmark.writing import replacing
 
 _FILE = "outside.json"
 
@@ -52,7 +53,7 @@ def handed_in(out: Path) -> list[HandedIn]:
         if not all(isinstance(text, str) for entry in entries for text in vars(entry).values()):
             raise ValueError("an entry holds something else than text")
         return entries
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise UserError(
             f"{path} is damaged: {error}", hint="without it nothing from outside counts"
         ) from error
@@ -221,13 +222,14 @@ def write_export(exported: Export, cell: Cell, folder: Path, how: Mapping[str, A
     """
     open_out(folder)
     tensors = {"images": exported.images.cpu(), "labels": exported.labels.cpu()}
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "images.safetensors")
+    with replacing(folder / "images.safetensors") as file:
+        file.write(save({name: tensor.contiguous() for name, tensor in tensors.items()}))
     what = f"The pipeline of a cell, images to logits: {cell.target.label} behind {cell.purifier.name}."
     arguments = ", ".join(f"{name}={value!r}" for name, value in how.items())
-    (folder / "pipeline.py").write_text(
+    write_text(
+        folder / "pipeline.py",
         f"{what!r}\n\n"  # as repr: a name cannot end the text and go on as code
         "import benchmark\n\n"
         f"exported = benchmark.export({arguments})\n"
         "pipeline, images, labels = exported.pipeline, exported.images, exported.labels\n",
-        encoding="utf-8",
     )

@@ -20,7 +20,7 @@ import torch
 from benchmark.cells import Cell, Sanity
 from benchmark.comparisons import add_flags
 from benchmark.environment import environment, fixed_threads
-from benchmark.errors import Problem, UserError, nearest
+from benchmark.errors import UserError, nearest
 from benchmark.evidence import evidence_of
 from benchmark.executor import Execution, Observer, execute
 from benchmark.figures import KINDS
@@ -41,7 +41,7 @@ from benchmark.store import Store, default_store
 from benchmark.substitutes import COLUMNS as SUBSTITUTE_COLUMNS
 from benchmark.substitutes import substitute_rows
 from benchmark.tables import latex, markdown, tidy_csv
-from benchmark.trust import ask, read_trust
+from benchmark.trust import read_trust
 from benchmark.work.perform import code_of, perform
 from benchmark.work.provenance import Provenance, Reuse, summarise
 from benchmark.work.workshop import Workshop, address
@@ -227,69 +227,6 @@ def _run(prepared: Prepared, observer: Observer, out: Path) -> Finished:
     return Finished(out, records, execution)
 
 
-def run_again(
-    run: Path,
-    observer: Observer,
-    *,
-    data: str | Path | None,
-    store: str | Path | None,
-    plugins: Sequence[Path],
-    trust: Sequence[str | Path] = (),
-    device: str = "auto",
-    look: bool = False,
-) -> Prepared:
-    """The grid of a run that is over, planned as it was.
-
-    What the `run.json` names is no consent: its plugins and factories run only if `plugins` and `trust` name
-    them as well.
-
-    Raises:
-        UserError: The folder holds no run, its grid cannot be planned any more, or it needs code that is not
-            given; names the options to add.
-    """
-    about = run / "run.json"
-    if not about.is_file():
-        raise UserError(f"no run in {run}: there is no run.json", hint="make one with `bench run --out`")
-    told = read_about(run)
-    grid, only, sanity = told.get("grid"), told.get("only"), told.get("sanity", "fast")
-    if not isinstance(grid, dict) or not isinstance(only, dict):  # a text would be the name of a file
-        raise UserError(f"{about} is not the run.json of a run: it names no grid")
-    if sanity not in ("fast", "full") or not all(isinstance(values, list) for values in only.values()):
-        raise UserError(f"{about} is not the run.json of a run: its `only` or `sanity` is no setting")
-    try:
-        return prepare(
-            grid,
-            observer,
-            data=data,
-            store=store,
-            device=device,
-            plugins=plugins,
-            only=only,
-            sanity=sanity,
-            trust=trust,
-            look=look,
-            folder=_home(run, told),
-        )
-    except UserError as error:
-        raise UserError([*error.problems, *_plugins_not_given(told, plugins)]) from error
-
-
-def _plugins_not_given(about: Mapping[str, Any], plugins: Sequence[Path]) -> Iterator[Problem]:
-    """The plugin files that a run was made with and that are not among the given ones."""
-    needed = about.get("plugins")
-    given = {path.name for path in plugins}
-    for name in needed if isinstance(needed, dict) else ():
-        if name not in given:
-            text = f"the run was made with the plugin file {name!r}, and it is not given"
-            yield Problem(text, hint=ask("--plugin", f"PATH/TO/{name}"))
-
-
-def _home(run: Path, about: Mapping[str, Any]) -> Path | None:
-    """Where the grid of a run lay, if the run says so; from there the paths in it are seen."""
-    folder = about.get("grid_folder")
-    return (run / folder).resolve() if isinstance(folder, str) else None
-
-
 def read_records(out: Path) -> pd.DataFrame:
     """The records of a run.
 
@@ -357,7 +294,7 @@ def read_about(out: Path) -> dict[str, Any]:
     try:
         about = dict(json.loads(path.read_text(encoding="utf-8")))
         return about | {"name": str(about["name"])}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is not the run.json of a run: {error!r}") from error
 
 
@@ -408,7 +345,7 @@ def _run_json(prepared: Prepared, out: Path) -> dict[str, Any]:
         "schema": SCHEMA,
         "name": prepared.grid.name,
         "grid": prepared.grid.data,
-        "grid_folder": os.path.relpath(prepared.grid.folder, out.resolve()),
+        **_files_of(prepared.grid, out),
         "only": {name: sorted(values) for name, values in prepared.only.items()},
         "sanity": prepared.sanity,
         "plugins": dict(prepared.plugins),
@@ -416,3 +353,15 @@ def _run_json(prepared: Prepared, out: Path) -> dict[str, Any]:
         "resolved": {"datasets": datasets, "cells": [cell.identity | {"key": cell.key} for cell in cells]},
         **provenance(str(prepared.workshop.device)),
     }
+
+
+def _files_of(grid: Grid, out: Path) -> dict[str, Any]:
+    """Which parameters name files, and if a path is relative, the folder that it is seen from.
+
+    The folder is private, so a run whose grid does not need it leaves it out.
+    """
+    named = grid.files
+    about: dict[str, Any] = {"files": sorted({title for title, _ in named})} if named else {}
+    if any(not path.is_absolute() for _, path in named):
+        about["grid_folder"] = os.path.relpath(grid.folder, out.resolve())
+    return about

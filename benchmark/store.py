@@ -135,9 +135,9 @@ class Store:
         """The tensors, on the CPU; None where the entry is absent or was damaged."""
         from safetensors.torch import load
 
-        payload = self._get(address)
-        if payload is not None:
-            return dict(load(payload))
+        found = self._parsed(address, load)
+        if found is not None:
+            return dict(found)
         return next((t for layer in self._layers if (t := layer.tensors(address)) is not None), None)
 
     def replace_tensors(self, address: Address, tensors: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
@@ -166,8 +166,7 @@ class Store:
         """The pyarrow table; None where the entry is absent or was damaged."""
         import pyarrow.parquet
 
-        payload = self._get(address)
-        return None if payload is None else pyarrow.parquet.read_table(io.BytesIO(payload))
+        return self._parsed(address, lambda payload: pyarrow.parquet.read_table(io.BytesIO(payload)))
 
     def samples(self, kind: str, label: str, limit: int) -> Iterator[dict[str, Any]]:
         """The metadata of up to `limit` entries of the store itself, of a kind about a plugin."""
@@ -227,8 +226,8 @@ class Store:
                 return dict(entry)
         except FileNotFoundError:
             return None  # another run has removed it
-        except (ValueError, KeyError, TypeError):
-            pass  # half an entry is a damaged one, and so is one of another key
+        except (ValueError, KeyError, TypeError, RecursionError):
+            pass  # half an entry is a damaged one, and so is one of another key, or one nested too deeply
         self._set_aside(address)
         return None
 
@@ -242,6 +241,21 @@ class Store:
             return payload
         self._set_aside(address)
         return None
+
+    def _parsed(self, address: Address, parse: Callable[[bytes], Any]) -> Any:
+        """The payload of an entry as `parse` reads it; None if the entry is absent or damaged."""
+        payload = self._get(address)
+        if payload is None:
+            return None
+        try:
+            return parse(payload)
+        except MemoryError:  # says nothing about the entry
+            raise
+        except (
+            Exception
+        ):  # the checksum is right, but it is no such file; each library complains in its own way
+            self._set_aside(address)
+            return None
 
     def _set_aside(self, address: Address) -> None:
         self._files.mv(self._path(address), f"{self._path(address)}.damaged")

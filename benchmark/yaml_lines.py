@@ -59,6 +59,8 @@ def read_yaml(path: Path) -> Document:
         raise UserError(Problem(f"not valid YAML: {problem}", file=str(path), line=line)) from error
     except YAMLError as error:
         raise UserError(Problem(f"not valid YAML: {str(error).splitlines()[0]}", file=str(path))) from error
+    except RecursionError as error:
+        raise _too_deep(path) from error
     if not isinstance(located, Mapping):
         kind = "empty" if located is None else f"a {_kind(located)}"
         raise UserError(
@@ -69,7 +71,14 @@ def read_yaml(path: Path) -> Document:
                 hint="see `bench show quick`",
             )
         )
-    return Document(_plain(located), str(path), located)
+    try:
+        return Document(_plain(located), str(path), located)
+    except RecursionError as error:
+        raise _too_deep(path) from error
+
+
+def _too_deep(path: Path) -> UserError:
+    return UserError(Problem("its lists and mappings are nested too deeply", file=str(path)))
 
 
 def _kind(value: Any) -> str:

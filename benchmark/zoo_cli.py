@@ -84,7 +84,8 @@ def export(
 ) -> None:
     """Write the trainings of a finished run into a zoo: targets, sources and defenses."""
     from benchmark.display import Silent
-    from benchmark.runs import read_about, run_again
+    from benchmark.rerun import run_again
+    from benchmark.runs import read_about
     from benchmark.zoo_export import collect, write_zoo
 
     prepared = run_again(run, Silent(), data=data, store=store, plugins=plugin or [], trust=trust or [])

@@ -5,23 +5,24 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import tarfile
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from filelock import FileLock
 
 from benchmark.errors import UserError
+from benchmark.file_names import inside
 from benchmark.keys import SCHEMA
 from benchmark.output import open_out, write_text
 from benchmark.refs import DatasetRef, PluginRef
 from benchmark.runs import Prepared
 from benchmark.tasks import Part, Purifier, Task, TrainAttack, TrainDefense, TrainTarget
 from benchmark.work.workshop import Training, Workshop, address
+from benchmark.writing import replacing
 from benchmark.zoo_figures import measure_gate
 from benchmark.zoo_index import (
     INDEX,
@@ -88,7 +89,7 @@ def write_zoo(
         yield from _write_archive(place, offered)
         return
     open_out(place, "--to")
-    with FileLock(place / ".lock"):
+    with FileLock(inside(place, place / ".lock")):  # to lock a file empties it
         index = read_index(Folder(str(place))) if (place / INDEX).is_file() else Index()
         known = {record.key: record for record in index.trainings}
         for entry in offered:
@@ -137,11 +138,10 @@ def _write_parts(place: Path, record: Record, content: bytes) -> None:
     """Write the files of a training that are missing or damaged; each is renamed into place."""
     for name, part in parts_of(record, content).items():
         path = place / name
-        if path.is_file() and path.read_bytes() == part:
+        if path.is_file() and not path.is_symlink() and path.read_bytes() == part:
             continue
-        temporary = place / f".{name}.{os.getpid()}.tmp"
-        temporary.write_bytes(part)
-        temporary.replace(path)
+        with replacing(path) as file:
+            file.write(part)
 
 
 def _remove_files_of(earlier: Index, place: Path, kept: Collection[str]) -> None:
@@ -154,32 +154,27 @@ def _remove_files_of(earlier: Index, place: Path, kept: Collection[str]) -> None
 def _write_archive(place: Path, offered: Iterator[Offered | str]) -> Iterator[str]:
     """Write an archive beside its final name and rename it: it appears whole or not at all."""
     open_out(place.parent, "--to")
-    temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
     records = []
-    try:
-        with _Writer(temporary, place.suffix) as archive:
-            for entry in offered:
-                if isinstance(entry, str):
-                    yield entry
-                    continue
-                for name, part in parts_of(entry.record, entry.content).items():
-                    archive.add(name, part)
-                records.append(entry.record)
-                yield _written(entry.record)
-            archive.add(INDEX, Index(trainings=tuple(records)).text().encode())
+    with replacing(place) as file, _Writer(file, place.suffix) as archive:
+        for entry in offered:
+            if isinstance(entry, str):
+                yield entry
+                continue
+            for name, part in parts_of(entry.record, entry.content).items():
+                archive.add(name, part)
+            records.append(entry.record)
+            yield _written(entry.record)
         if not records:
             raise UserError("nothing to export: the run has no training in the store")
-        temporary.replace(place)
-    finally:
-        temporary.unlink(missing_ok=True)
+        archive.add(INDEX, Index(trainings=tuple(records)).text().encode())
 
 
 class _Writer:
     """Adds files to a new tar or zip archive, without times: equal weights give equal archives."""
 
-    def __init__(self, path: Path, suffix: str) -> None:
-        self._tar = tarfile.TarFile(path, "w") if suffix == ".tar" else None
-        self._zip = zipfile.ZipFile(path, "w") if self._tar is None else None
+    def __init__(self, file: BinaryIO, suffix: str) -> None:
+        self._tar = tarfile.TarFile(None, "w", file) if suffix == ".tar" else None
+        self._zip = zipfile.ZipFile(file, "w") if self._tar is None else None
 
     def add(self, name: str, content: bytes) -> None:
         if self._tar is not None:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import importlib.util
+import inspect
 import re
 import sysconfig
+import typing
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from torch import nn
 
 from benchmark.errors import UserError, told
 from benchmark.importing import import_file, import_module
-from benchmark.trust import NEVER, Trust, ask, is_importable
+from benchmark.trust import NEVER, Trust, ask, is_a_tool, is_importable
 
 GROUP = "bench.factories"
 """The entry points by which an installed package declares its factories."""
@@ -60,7 +63,10 @@ def find_factory(
     module = _imported(place, lambda: import_module(place))
     package = place.partition(".")[0]
     if allowed:
-        return module, _own(module, name, place, {package, *trust.packages})
+        found = _own(module, name, place, {package, *trust.packages})
+        if not _is_declared(place, name):
+            _refuse_undeclared(found, place, name)
+        return module, found
     return module, _of_collection(module, name, place, arguments)
 
 
@@ -91,11 +97,16 @@ def _is_allowed(place: str, name: str, trust: Trust) -> bool:
         UserError: None of these.
     """
     package = place.partition(".")[0]
+    never = UserError(
+        f"target module: {place}:{name} is no factory: a grid never calls a function of {package!r}",
+        hint="put a function that makes the classifier into a file, and name that: file.py:function",
+    )
     if package in NEVER or not all(part.isidentifier() for part in place.split(".")):
-        raise UserError(
-            f"target module: {place}:{name} is no factory: a grid never calls a function of {package!r}",
-            hint="put a function that makes the classifier into a file, and name that: file.py:function",
-        )
+        raise never
+    if _is_of_models(place) and package not in trust.packages:
+        return False
+    if is_a_tool(package):
+        raise never
     if package in trust.packages or _is_declared(place, name):
         return True
     if not is_importable(package):
@@ -103,14 +114,47 @@ def _is_allowed(place: str, name: str, trust: Trust) -> bool:
             f"target module: {place} cannot be imported: there is no package {package!r} here",
             hint="is it installed in this environment? file.py:function works too",
         )
-    if package in COLLECTIONS and is_installed(package):
-        modules = COLLECTIONS[package]
-        if any(place == known or place.startswith(f"{modules[-1]}.") for known in modules):
-            return False
     raise UserError(
         f"target module: the grid names a function of the package {package}, whose code does not run unasked",
         hint=ask("--trust", package),
     )
+
+
+def _is_of_models(place: str) -> bool:
+    """Whether a module is one of an installed collection of models."""
+    package = place.partition(".")[0]
+    if package not in COLLECTIONS or not is_importable(package) or not is_installed(package):
+        return False
+    modules = COLLECTIONS[package]
+    return any(place == known or place.startswith(f"{modules[-1]}.") for known in modules)
+
+
+def _refuse_undeclared(found: Callable[..., Any], place: str, name: str) -> None:
+    """Refuse what does not say that it makes a module: a grid chooses the arguments of the call.
+
+    Raises:
+        UserError: It is neither a class of modules nor a function annotated to return one.
+    """
+    made = found if isinstance(found, type) else _returned(found)
+    if not (isinstance(made, type) and issubclass(made, nn.Module)):
+        raise UserError(
+            f"target module: nothing says that {place}:{name} makes a torch.nn.Module",
+            hint=f"annotate it `-> nn.Module`, call it in a file of yours (file.py:function), or let its "
+            f"package declare it as an entry point of {GROUP}",
+        )
+
+
+def _returned(function: Callable[..., Any]) -> Any:
+    """What a function is annotated to return; None if nothing says so, or the name cannot be resolved."""
+    function = inspect.unwrap(function)
+    hints = getattr(function, "__annotations__", {})
+    if not isinstance(hints, dict) or "return" not in hints:
+        return None
+    alone: Any = SimpleNamespace(__annotations__={"return": hints["return"]})
+    try:
+        return typing.get_type_hints(alone, getattr(function, "__globals__", {}))["return"]
+    except Exception:  # the text of an annotation may be any expression
+        return None
 
 
 def _is_declared(place: str, name: str) -> bool:
@@ -158,16 +202,23 @@ def _of_collection(
     if not is_class and found not in _builders(package):
         raise UserError(
             f"target module: {place}:{name} is not a model of {package}",
-            hint=f"{ask('--trust', package)}; or take a target of this project (`bench list targets`)",
+            hint=_otherwise(package, "take a target of this project (`bench list targets`)"),
         )
     odd = [key for key, value in arguments.items() if not _is_plain(key, value)]
     if odd:
         raise UserError(
             f"target module: {place}:{name} takes no {', '.join(odd)} from a grid: numbers, true, false and "
             f"lists of them, and text only as {', '.join(_WORDS)}",
-            hint=f"{ask('--trust', package)}; weights from a file go into `weights` of the target",
+            hint=_otherwise(package, "name a file of weights as `weights` of the target"),
         )
     return found
+
+
+def _otherwise(package: str, instead: str) -> str:
+    """The hint of a refusal within a collection of models."""
+    if is_a_tool(package):
+        return f"{instead}; or call it in a file of yours, and name that: file.py:function"
+    return f"{instead}; or, {ask('--trust', package)}"
 
 
 def _builders(package: str) -> Iterable[Any]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from benchmark.code import own_fingerprint, release
 from benchmark.errors import PluginError, UserError, told
 from benchmark.files import shown
+from benchmark.trust import ask
 from targets.factories import COLLECTIONS
 
 _WRAPPINGS = ("state_dict", "model_state_dict", "model")
@@ -67,7 +68,7 @@ def not_trusted(path: Path, what: str) -> UserError:
     """The refusal of a file whose reading may run code; `what` it is."""
     return UserError(
         f"the model file {shown(path)!r} {what}: to read it may run code that somebody put into it",
-        hint=f"save the weights as safetensors, or, if you trust who made it, add --trust {shown(path)}",
+        hint=f"save the weights as safetensors; or, {ask('--trust', shown(path))}",
     )
 
 

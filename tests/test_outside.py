@@ -17,7 +17,7 @@ from benchmark.cli import app
 from benchmark.display import Silent
 from benchmark.errors import UserError
 from benchmark.judging import judge
-from benchmark.runs import run_again
+from benchmark.rerun import run_again
 from tests import autoattack
 from tests.conftest import REPOSITORY
 

@@ -173,6 +173,55 @@ def test_whatever_a_run_json_says_is_no_consent(key: str, value: object) -> None
     assert not Path("harmed").exists()
 
 
+@pytest.mark.parametrize("folder", ["a\0b", "\ud800", 3, ["x"]])
+def test_a_folder_that_is_no_path_is_refused(folder: object) -> None:
+    about = json.loads(Path("got/run.json").read_text())
+    Path("got/run.json").write_text(json.dumps(about | {"grid_folder": folder}))
+    made = bench("report", "got")
+    assert made.exit_code == 0, whole(made)
+    assert "`grid_folder`" in made.output
+    refused = bench("export", "got", "--cell", key(), "--out", "outside")
+    assert isinstance(refused.exception, UserError)
+    assert "is no path" in str(refused.exception)
+
+
+def test_a_run_json_nested_too_deeply_is_refused() -> None:
+    Path("got/run.json").write_text('{"grid":' + "[" * 200_000)
+    refused = bench("report", "got")
+    assert isinstance(refused.exception, UserError)
+    assert "is not the run.json of a run" in str(refused.exception)
+
+
+def test_a_run_says_where_its_files_are_seen_from_only_if_it_has_some(here: Path) -> None:
+    """And from there they are found again, whatever the current folder is."""
+    from benchmark.publishing.reproduce import reproduce
+
+    about = json.loads(Path("got/run.json").read_text())
+    assert not {"files", "grid_folder"} & set(about)
+    (here / "home").mkdir()
+    weights = {"1.weight": torch.zeros(10, 784), "1.bias": torch.zeros(10)}
+    save_file(weights, "home/w.safetensors")
+    target = {"name": "module", "factory": str(here / "got" / "nets.py") + ":make"}
+    grid: dict[str, Any] = about["grid"] | {"name": "filed", "defenses": ["identity"]}
+    options: dict[str, Any] = {"device": "cpu", "trust": ["got/nets.py"], "store": "store"}
+
+    def made(path: Path) -> dict[str, Any]:
+        targets = [target | {"weights": str(path)}]
+        Path("home/grid.json").write_text(json.dumps(grid | {"targets": targets}))
+        benchmark.run("home/grid.json", out="filed", **options)
+        return dict(json.loads(Path("filed/run.json").read_text()))
+
+    absolute = made(here / "home" / "w.safetensors")
+    assert absolute["files"] == ["target module: weights"]
+    assert "grid_folder" not in absolute
+    relative = made(Path("w.safetensors"))
+    assert relative["grid_folder"] == "../home"
+    board = _published(here / "board", Run(Path("filed")), Path("own.py"))
+    (here / "board" / RUNS / "home").symlink_to(here / "home")  # as seen from the run's copy
+    (row,) = reproduce(board, 1, 0, data=None, plugins=[Path("own.py")], **options)
+    assert row.verdict == "same"
+
+
 def test_modules_in_the_current_folder_do_not_stand_in_for_others(here: Path) -> None:
     """`python -m benchmark` in the very folder of the run."""
     folder = here / "got"

@@ -367,3 +367,27 @@ def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("HOME", str(tmp_path))
     Store("~/results").put_tensors(ADDRESS, _tensors(), {})
     assert (tmp_path / "results" / f"{ADDRESS}.json").is_file()
+
+
+@pytest.mark.parametrize("content", [b"no safetensors", b"", b"\xff" * 64, b"PAR1PAR1"])
+def test_a_payload_of_another_format_is_damaged(content: bytes, tmp_path: Path) -> None:
+    """Its checksum is right: whoever wrote it wrote the entry too."""
+    warnings: list[str] = []
+    store = Store(str(tmp_path), warnings.append)
+    for get in (store.get_tensors, store.get_table):
+        store._put(ADDRESS, "tensors", content, {})
+        assert get(ADDRESS) is None
+        assert not store.has(ADDRESS)
+        assert "is damaged: set aside" in warnings.pop()
+
+
+def test_an_entry_that_is_nested_too_deeply_is_damaged(tmp_path: Path) -> None:
+    warnings: list[str] = []
+    store = Store(str(tmp_path), warnings.append)
+    store.put_tensors(ADDRESS, _tensors(), {})
+    _one(tmp_path, "*.json").write_text("[" * 200_000)
+    assert store.meta(ADDRESS) is None
+    assert store.get_tensors(ADDRESS) is None
+    assert "is damaged: set aside" in warnings[0]
+    store.put_tensors(ADDRESS, _tensors(), {})
+    assert store.get_tensors(ADDRESS) is not None

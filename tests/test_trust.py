@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import subprocess
 import sys
 import types
 import warnings
@@ -27,7 +28,7 @@ from os import system
 from functools import partial
 from torch import nn
 Path("harmed").touch()
-def make(width=10):
+def make(width=10) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(784, width))
 shortened = partial(make, 10)
 """
@@ -295,6 +296,95 @@ def test_of_timm_models_are_made_and_files_are_not_read(monkeypatch: pytest.Monk
             find_factory("timm:create_model", (), arguments)
     with pytest.raises(UserError, match="is not a model of timm"):
         find_factory("timm:load_checkpoint", (), {})
+
+
+@pytest.mark.parametrize(
+    ("package", "function", "arguments"),
+    [
+        ("sympy", "sympify", {"a": "__import__('os').system('touch harmed')"}),
+        ("sympy", "parsing.sympy_parser.parse_expr", {"s": "open('harmed', 'w')"}),
+        ("jinja2", "Template", {"source": "x"}),
+        ("torchvision", "load_image", {"path": "x"}),
+        ("pytest", "main", {"args": []}),
+        ("filelock", "FileLock", {"lock_file": "harmed"}),
+    ],
+)
+def test_a_library_that_this_project_needs_is_never_trusted(
+    package: str, function: str, arguments: dict[str, Any]
+) -> None:
+    place, _, name = f"{package}.{function}".rpartition(".")
+    target = module(f"{place}:{name}", **arguments)
+    message = refusal(target)
+    assert "a grid never calls a function of" in message
+    assert "file.py:function" in message
+    assert "--trust" not in message
+    assert "cannot be trusted as a whole" in refusal(target, trust=[package])
+    with pytest.raises(UserError, match="a grid never calls a function of"):
+        find_factory(target["factory"], Trust(packages=frozenset({package})), arguments)
+    assert not Path("harmed").exists()
+
+
+MORE = """
+import functools
+from typing import Any
+def silent():
+    return make()
+def run(text: str) -> Any:
+    exec(text)
+def number() -> int:
+    open("harmed", "w")
+def lost() -> "Absent":
+    open("harmed", "w")
+def loading() -> "nn.Sequential":
+    return make()
+def noted(function):
+    @functools.wraps(function)
+    def call(*given, **named):
+        return function(*given, **named)
+    return call
+@noted
+def wrapped() -> nn.Module:
+    return make()
+class Net(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.Linear(784, 10))
+class Other:
+    def __init__(self):
+        open("harmed", "w")
+class Calling:
+    def __call__(self):
+        open("harmed", "w")
+calling = Calling()
+"""
+
+
+def test_a_function_of_a_trusted_package_says_that_it_makes_a_module(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(folder))
+    package(folder, "many_nets", NETS.replace('Path("harmed").touch()', "") + MORE)
+    for name in ("make", "loading", "wrapped", "Net"):
+        assert plan(module(f"many_nets:{name}"), trust=["many_nets"])
+    for name in ("silent", "run", "number", "lost", "Other", "calling"):
+        message = refusal(module(f"many_nets:{name}"), trust=["many_nets"])
+        assert f"nothing says that many_nets:{name} makes a torch.nn.Module" in message
+        assert "annotate it `-> nn.Module`" in message
+    assert not Path("harmed").exists()
+    Path("mine.py").write_text("import many_nets\ndef make():\n    return many_nets.silent()\n")
+    assert plan(module("mine.py:make"), trust=["mine.py"])  # as the hint says
+
+
+@pytest.mark.parametrize(
+    "name", ["a b.pt", "x;touch harmed.pt", "--plugin.pt", "$(x).pt", "a\nb.pt", "\x1b[2Jé.pt"]
+)
+def test_a_hint_can_be_pasted_whatever_the_name_of_the_file(name: str) -> None:
+    torch.save(nn.Linear(1, 1), name)
+    hint = refusal({"name": "saved-module", "file": name}).rpartition("--trust ")[2].splitlines()[0]
+    assert hint.isprintable()
+    shell = ["bash", "-c", f"printf '%s|' {hint}"]
+    given = subprocess.run(shell, capture_output=True, text=True, check=True).stdout
+    assert given in (f"{name}|", f"./{name}|")
+    assert "--trust" in refusal(module("nets.py:make") | {"weights": name}, trust=["nets.py"])
 
 
 # --- the options ----------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from benchmark.files import digest_of_file
+from benchmark.writing import replacing
 
 _LARGE = 256 * 2**20
 """Bytes from which on the fingerprint of a set of files is remembered."""
@@ -44,9 +45,8 @@ def fingerprint_of(files: Mapping[str, Path]) -> str:
     found_now = _read(names, files)
     with suppress(OSError):  # a home that cannot be written only costs time
         memory.parent.mkdir(parents=True, exist_ok=True)
-        temporary = memory.with_name(f"{memory.name}.{os.getpid()}.tmp")
-        temporary.write_text(json.dumps({"sha256": found_now, "bytes": total}), encoding="utf-8")
-        temporary.replace(memory)
+        with replacing(memory) as file:
+            file.write(json.dumps({"sha256": found_now, "bytes": total}).encode())
     return found_now
 
 

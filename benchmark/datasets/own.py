@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmark.errors import MissingImagesError, Problem
+from benchmark.errors import MissingImagesError, Problem, UserError
 
 _SUITED = {(28, 28): ("mnist-c", "mnist-a"), (32, 32): ("cifar-d", "vgg13")}
 
@@ -20,6 +20,7 @@ def find(path: str, root: Path) -> Path:
 
     Raises:
         MissingImagesError: There is nothing.
+        UserError: It is a device or a pipe, which may never end.
     """
     place = root / Path(path).expanduser()
     if not place.exists():
@@ -30,4 +31,6 @@ def find(path: str, root: Path) -> Path:
                 hint="`path` is absolute, or relative to the folder that --data or BENCH_DATA names",
             )
         )
+    if not place.is_file() and not place.is_dir():
+        raise UserError(Problem("is neither a regular file nor a folder", file=str(place)))
     return place

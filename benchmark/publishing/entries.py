@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from benchmark.errors import Problem, UserError, nearest
 from benchmark.flags import FLAGS, is_doubt
 from benchmark.leaderboard import COLUMNS as LEADERBOARD_COLUMNS
+from benchmark.outside import handed_in
 from benchmark.publishing.boards import read_rows
 from benchmark.publishing.contests import contest_problems, controls
 from benchmark.publishing.rows import doubts, grounds_problems, row_problems
-from benchmark.publishing.run import Run, plugin_problems
+from benchmark.publishing.run import FILES, Run, plugin_problems
 from benchmark.records import Row
 from benchmark.registry import Registry
+from benchmark.writing import is_own, not_own
 
 _FEW_SEEDS = 3
 
@@ -31,6 +34,9 @@ def entries(run: Run, explained: Mapping[str, str], plugins: Sequence[Path], reg
     Raises:
         UserError: All that speaks against publishing them.
     """
+    problems = list(_private(run))
+    if problems:
+        raise UserError(problems)
     problems = list(_unclean(run))
     rows, unread = read_rows(run.folder / "leaderboard.csv", LEADERBOARD_COLUMNS)
     problems += [*unread, *plugin_problems(run, plugins)]
@@ -62,6 +68,31 @@ def _explanation(row: Row, explained: Mapping[str, str]) -> str | None:
     """The texts for a row's doubts as JSON, by the doubt; None where it has none."""
     texts = {flag: explained[flag] for flag in doubts(row["flags"])}
     return json.dumps(texts) if texts else None
+
+
+def _private(run: Run) -> Iterator[Problem]:
+    """What must not be published, or means nothing to anybody else."""
+    for name in (*FILES, "leaderboard.csv"):
+        path = run.folder / name
+        if os.path.lexists(path) and not is_own(path):
+            yield from not_own(path).problems
+            return
+    try:
+        handed_in(run.folder)
+    except UserError as error:
+        yield from error.problems
+    files = run.about.get("files")
+    if files:
+        named = ", ".join(map(str, files)) if isinstance(files, list) else str(files)
+        yield Problem(
+            f"the grid names files of yours ({named}), so nobody else could compute its rows again",
+            hint="publish a run whose grid names no file",
+        )
+    elif "grid_folder" in run.about:
+        yield Problem(
+            "run.json has `grid_folder`, a path on your machine that its grid does not need",
+            hint="run the grid again: what the store holds is not computed again",
+        )
 
 
 def _unclean(run: Run) -> Iterator[Problem]:

@@ -6,7 +6,6 @@ import itertools
 import json
 import math
 import os
-import shutil
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -34,6 +33,7 @@ from benchmark.publishing.contests import contest_problems, controls
 from benchmark.publishing.run import FILES, PLUGINS, Run, runs_in
 from benchmark.records import Row
 from benchmark.registry import Registry
+from benchmark.writing import copy_own
 
 _HISTORY = "history.jsonl"
 
@@ -147,13 +147,13 @@ def _keep(folder: Path, run: Run, plugins: Sequence[Path]) -> None:
     """Copy what published rows rest on."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in FILES:
-        if (run.folder / name).is_file():
-            shutil.copyfile(run.folder / name, child(folder, name))
+        if os.path.lexists(run.folder / name):
+            copy_own(run.folder / name, child(folder, name))
     for path in plugins:
         if path.name in run.plugins:
             kept = child(folder, PLUGINS)
             kept.mkdir(exist_ok=True)
-            shutil.copyfile(path, child(kept, path.name))
+            copy_own(path, child(kept, path.name))
 
 
 def last(board: Path) -> list[Change]:

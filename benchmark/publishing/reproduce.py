@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import random
-import shlex
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,9 @@ from benchmark.publishing.boards import COLUMNS, RUNS, about, identity, read_row
 from benchmark.publishing.rows import doubts
 from benchmark.publishing.run import Run, runs_in
 from benchmark.records import Row
-from benchmark.runs import prepare, run_prepared
+from benchmark.rerun import read_recorded, run_again
+from benchmark.runs import run_prepared
+from benchmark.trust import quoted
 
 
 @dataclass(frozen=True)
@@ -118,18 +119,17 @@ def reproduce(
         for number, row in enumerate(order[:count]):
             run = run_of(row)
             _refuse_unnamed(run, plugins)
-            only = run.about.get("only", {}) | {name: [str(row[name])] for name in ("target", "defense")}
+            recorded = read_recorded(run.folder)
+            only = {**recorded.only, **{name: [str(row[name])] for name in ("target", "defense")}}
             only.pop("n", None)  # a smaller part of the images may be wanted here
             observer = Silent()
-            prepared = prepare(
-                _grid_of(row, run.about["grid"]),
+            prepared = run_again(
+                replace(recorded, grid=_grid_of(row, recorded.grid), only=only),
                 observer,
                 data=data,
                 store=store or f"{work}/store",
                 device=device,
                 plugins=plugins,
-                only=only,
-                sanity=run.about.get("sanity", "fast"),
                 trust=trust,
             )
             yield _compared(row, run, run_prepared(prepared, observer, Path(work) / str(number)).out)
@@ -143,7 +143,7 @@ def _refuse_unnamed(run: Run, given: Sequence[Path]) -> None:
     named = {path.name for path in given}
     missing = [path for path in run.kept_plugins if path.name not in named]
     if missing:
-        options = " ".join(f"--plugin {shlex.quote(str(path))}" for path in missing)
+        options = " ".join(f"--plugin {quoted(path)}" for path in missing)
         names = ", ".join(path.name for path in missing)
         raise UserError(
             f"run {run.folder.name} was made with plugin files of its own ({names}), not run unasked",
@@ -157,15 +157,16 @@ def _grid_of(row: Row, grid: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _with_n(grid: Mapping[str, Any], n: int) -> dict[str, Any]:
-    """The grid on no more than n images of each data set."""
+    """The grid on no more than n images of each data set; a part that is no grid stays for its refusal."""
 
     def sized(choice: Any) -> dict[str, Any]:
         entry = dict(choice) if isinstance(choice, Mapping) else {"name": choice}
-        return entry | {"n": min(n, entry.get("n") or n)}
+        earlier = entry.get("n") or n
+        return entry | {"n": min(n, earlier) if isinstance(earlier, int) else earlier}
 
     found = dict(grid)
-    if "blocks" in found:
-        found["blocks"] = [_with_n(block, n) for block in found["blocks"]]
+    if isinstance(found.get("blocks"), list):
+        found["blocks"] = [_with_n(b, n) if isinstance(b, Mapping) else b for b in found["blocks"]]
     if "datasets" in found:
         datasets = found["datasets"]
         found["datasets"] = [

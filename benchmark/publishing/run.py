@@ -17,6 +17,8 @@ from benchmark.publishing.boards import identity, read_rows, slug
 from benchmark.records import COLUMNS, Row
 from benchmark.runs import read_about
 from benchmark.threats import THREATS
+from benchmark.trust import quoted
+from benchmark.writing import is_own, not_own
 
 FILES = ("run.json", "records.csv", "outside.json")
 """What is kept of a run; the last only where images were handed in."""
@@ -47,6 +49,8 @@ class Run:
         path = self.folder / "run.json"
         if not path.is_file():
             raise UserError(f"no run in {self.folder}: there is no run.json")
+        if not is_own(path):
+            raise not_own(path)
         told = read_about(self.folder)
         if not isinstance(told.get("grid"), dict):
             raise UserError(f"{path} is not the run.json of a run: it has no grid")
@@ -200,8 +204,10 @@ def plugin_problems(run: Run, given: Sequence[Path]) -> list[Problem]:
         if path is None or not path.is_file():
             text = f"the run needed the plugin file {name}, which is not in the repository"
             problems.append(
-                Problem(text, hint=f"add it there and run again, or give it with --plugin {name}")
+                Problem(text, hint=f"add it there and run again, or give it with --plugin {quoted(name)}")
             )
+        elif not is_own(path):
+            problems += not_own(path).problems
         elif hashlib.sha256(path.read_bytes()).hexdigest() != sha:
             problems.append(Problem(f"{path} is not the plugin file that the run was made with"))
     return problems

@@ -22,7 +22,8 @@ from benchmark.cells import Cell
 from benchmark.errors import PluginError, UserError
 from benchmark.figures import grouped
 from benchmark.records import Row
-from benchmark.runs import Prepared, read_about, run_again
+from benchmark.rerun import run_again
+from benchmark.runs import Prepared, read_about
 from benchmark.tasks import Score, Task
 from benchmark.work.workshop import address
 

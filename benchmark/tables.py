@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import math
 import re
+import string
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
@@ -88,7 +90,7 @@ def latex(
     intervals: bool = True,
 ) -> str:
     r"""Tables of a run as LaTeX, to be included after `\usepackage{booktabs}`; arguments as of `markdown`."""
-    marks = {name: chr(ord("a") + i) for i, name in enumerate(flag_marks(records))}
+    marks = {name: string.ascii_letters[i] for i, name in enumerate(flag_marks(records))}
     raised = {name: rf"\textsuperscript{{{mark}}}" for name, mark in marks.items()}
 
     def cell(figures: Any) -> str:
@@ -186,8 +188,8 @@ def _digits(figure: Figure, value: float) -> str:
 def flag_marks(records: pd.DataFrame) -> dict[str, str]:
     """The mark of every flag that was raised: one for the whole file, as its legend explains them once."""
     raised = {flag for flags in records["flags"].fillna("") for flag in flags.split()}
-    marks = [mark * times for times in (1, 2, 3, 4) for mark in _MARKS]
-    return dict(zip([name for name in FLAGS if name in raised], marks, strict=False))
+    marks = (mark * times for times in itertools.count(1) for mark in _MARKS)
+    return dict(zip((name for name in FLAGS if name in raised), marks, strict=False))
 
 
 def _legend(

@@ -252,9 +252,9 @@ def test_the_fingerprint_of_a_large_set_is_remembered_while_times_and_sizes_stay
     assert not (tmp_path / "home").exists()
     monkeypatch.setattr(content, "_LARGE", 0)
     assert opened(halves).fingerprint() == expected
-    read = content._digest
+    read = content.digest_of_file
     asked: list[Path] = []
-    monkeypatch.setattr(content, "_digest", lambda path: (asked.append(path), read(path))[1])
+    monkeypatch.setattr(content, "digest_of_file", lambda path: (asked.append(path), read(path))[1])
     assert opened(halves).fingerprint() == expected
     assert asked == []
     image = halves / IMAGE

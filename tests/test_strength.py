@@ -90,7 +90,7 @@ def test_no_default_is_weak_on_digits(tmp_path: Path) -> None:
     for attack in (
         {"name": "fgsm", "eps": 0.1},
         {"name": "bim", "eps": 0.1, "steps": 10},
-        {"name": "pgd", "eps": 0.1, "steps": 10},
+        {"name": "pgd", "eps": 0.1, "steps": 20},
         {"name": "mim", "eps": 0.1, "steps": 10},
         {"name": "deepfool"},
         {"name": "jsma"},

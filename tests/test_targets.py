@@ -130,7 +130,7 @@ def test_the_rate_falls_along_a_cosine_in_every_group() -> None:
 @pytest.mark.parametrize("recipe", [{}, {"optimizer": "sgd", "lr": 0.05, "weight_decay": 1e-3}])
 def test_the_recipe_learns_digits(recipe: dict[str, Any]) -> None:
     torch.manual_seed(0)
-    model = Tiny(TinyConfig(epochs=3, min_steps=0, **({"lr": 5e-3} | recipe))).train()
+    model = Tiny(TinyConfig(epochs=4, min_steps=0, **({"lr": 5e-3} | recipe))).train()
     model.fit(digits(), torch.Generator().manual_seed(0))
     assert error(model.eval(), *_validation()) < 0.12
 

@@ -87,23 +87,25 @@ def test_a_weak_backend_is_marked(small_run: Runner, monkeypatch: pytest.MonkeyP
 
 def test_no_default_is_weak_on_digits(tmp_path: Path) -> None:
     attacks: list[Any] = []
-    for attack in (
+    # of 60 images one is less than 2 points: it may hang on a random start
+    fast_and_slow: tuple[dict[str, Any], ...] = (
         {"name": "fgsm", "eps": 0.1},
         {"name": "bim", "eps": 0.1, "steps": 10},
-        {"name": "pgd", "eps": 0.1, "steps": 20},
+        {"name": "pgd", "eps": 0.1, "steps": 10},
         {"name": "mim", "eps": 0.1, "steps": 10},
-        {"name": "deepfool"},
-        {"name": "jsma"},
-    ):
+        {"name": "deepfool", "n": 12},
+        {"name": "jsma", "n": 12},
+    )
+    for attack in fast_and_slow:
         # ART's DeepFool takes seconds an image and is held against ours where the nearest images are
         libraries = {"jsma": ("art",), "deepfool": ("foolbox",)}.get(str(attack["name"]), ("foolbox", "art"))
         attacks += [attack, *(attack | {"backend": library} for library in libraries)]
-    carlini = {"name": "cw-l2", "steps": 60, "search_steps": 3}
+    carlini = {"name": "cw-l2", "steps": 60, "search_steps": 3, "n": 12}
     attacks += [carlini, carlini | {"backend": "foolbox"}]
     records = benchmark.run(
         {
             "name": "strength-of-digits",
-            "datasets": [{"name": "digits", "n": 12}],
+            "datasets": [{"name": "digits", "n": 60}],
             "targets": [{"name": "mnist-c", "epochs": 3, "min_steps": 0, "batch_size": 32, "lr": 2e-3}],
             "defenses": ["identity"],
             "attacks": attacks,

@@ -141,7 +141,7 @@ GOLDEN: dict[str, tuple[Any, str]] = {
     ),
     "probe": (
         Probe(_craft("pipeline").surface, FIRST),
-        "65b2c42979db21fa20e3309034d22dcb6228f56fdf6e26f89c444b6864a157e9",
+        "35d461f434051567725c49172e6a0a0c97b58c92e7e189fb757806f110fe5a93",
     ),
     "craft on the target": (_craft(), "7806594a6172398977c3d3dbe2a85ab99f27ff9e1190a6a5bf4e6c65515f087d"),
     "craft on the pipeline": (

@@ -179,6 +179,7 @@ class Probe(Task):
     shard: Shard
 
     kind = "gradient-probe"
+    version = 2
 
     @property
     def label(self) -> str:

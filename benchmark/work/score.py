@@ -103,18 +103,24 @@ def score(task: Score, workshop: Workshop) -> None:
             judged, decided = _fresh(task, purifier, chosen.images, "judge")
             more = (f"judge-{number}" for number in range(1, len(task.clean_judged)))
             draws = [judged, *(_fresh(task, purifier, chosen.images, draw)[0] for draw in more)]
-        clean_draws = [workshop.tensors(draw)["images"].to(clean.device) for draw in task.clean_judged]
+        clean_scores, purified_scores = target(clean), target(purified_clean)
+        kept_draws = [
+            purified_scores
+            if draw.key == task.clean.key
+            else target(workshop.tensors(draw)["images"].to(clean.device))
+            for draw in task.clean_judged
+        ]
         adversarial, wrong = _verdict(task.judge, [target(draw).argmax(dim=1) for draw in draws], labels)
-        kept, clean_wrong = _verdict(task.judge, [target(x).argmax(dim=1) for x in clean_draws], labels)
+        kept, clean_wrong = _verdict(task.judge, [scores.argmax(dim=1) for scores in kept_draws], labels)
         rounded = (chosen.images * 255).round() / 255
         columns = _images(task, labels) | {
             "route": chosen.routes,
             "margin": chosen.margins,
-            "target_clean": target(clean).argmax(dim=1),
+            "target_clean": clean_scores.argmax(dim=1),
             "clean": kept,
             "clean_wrong": clean_wrong,
-            "clean_margin": margin(target(purified_clean), labels),
-            "baseline": _baseline(task, workshop, target, clean, labels),
+            "clean_margin": margin(purified_scores, labels),
+            "baseline": _baseline(task, workshop, target, clean_scores, labels),
             "target_adversarial": target(chosen.images).argmax(dim=1),
             "adversarial": adversarial,
             "wrong": wrong,
@@ -158,12 +164,10 @@ def _verdict(judge: str, predictions: list[Tensor], labels: Tensor) -> tuple[Ten
 
 
 def _baseline(
-    task: Score, workshop: Workshop, target: torch.nn.Module, clean: Tensor, labels: Tensor
+    task: Score, workshop: Workshop, target: torch.nn.Module, clean_scores: Tensor, labels: Tensor
 ) -> Tensor:
     """What the undefended target says of each image's worst one of those made against it (B,)."""
-    logits: Tensor = target(clean)
-    predicted: Tensor = logits.argmax(dim=1)
-    worst = margin(logits, labels)
+    predicted, worst = clean_scores.argmax(dim=1), margin(clean_scores, labels)
     for number, craft in enumerate(task.baseline):
         logits = target(workshop.images(craft, task.shard))
         found = margin(logits, labels)

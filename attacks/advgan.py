@@ -1,7 +1,7 @@
 """AdvGAN (Xiao et al. 2018, "Generating Adversarial Examples with Adversarial Networks", section 3).
 
-The paper gives neither the weights of its losses nor code. The nets are those of the public ports
-(pix2pix's, small); the weights are theirs too, see `AdvGanConfig`.
+The paper gives neither the weights of its losses nor code. The networks (small versions of those of pix2pix)
+and the loss weights are those of the public reimplementations; see `AdvGanConfig`.
 """
 
 from __future__ import annotations
@@ -9,23 +9,30 @@ from __future__ import annotations
 import math
 
 import torch
+from benchmark.attacks.steps.goal import Goal
 from torch import Tensor, nn
 
-from attacks.ball import lengths
-from attacks.contract import Attack, Surface, attack
-from attacks.goal import Goal
-from benchmark.datasets.contract import TrainingData
-from benchmark.noise import Noise
-from benchmark.plugin import Config, Norm, param, sweep
-from benchmark.training import Loop, steps_of
+from benchmark.api import (
+    Attack,
+    Config,
+    Loop,
+    Noise,
+    Surface,
+    TrainingData,
+    attack,
+    lengths,
+    param,
+    steps_of,
+    sweep,
+)
 
 
 class AdvGanConfig(Config):
-    """`eps`: radius of the L∞ ball; the generator is trained for each one anew.
+    """`eps`: radius of the L∞ ball; each radius has its own generator.
 
-    The loss is `adv_weight` · max(κ − margin, 0) on the logits + `alpha` · the least-squares GAN's +
-    `beta` · max(|δ|₂ − c, 0), with δ measured after it is clipped to the ball. `c`: by default half of the
-    longest δ that the ball allows. `target_class`: the class to be taken for, or none for any wrong one.
+    The loss of the generator is `adv_weight` · max(κ − margin, 0) + `alpha` · the least-squares GAN loss +
+    `beta` · max(|δ|₂ − c, 0), where δ is clipped to the ball first. `c`: by default half of the largest |δ|₂
+    in the ball. `target_class`: the target class; null for any wrong class.
     """
 
     eps: float = sweep(ge=0, le=1)
@@ -43,16 +50,13 @@ class AdvGanConfig(Config):
 
 @attack("advgan")
 class AdvGan(Attack[AdvGanConfig], nn.Module):
-    """A generator that maps an image to its perturbation in one pass, trained against the surface.
+    """Trains a generator against the surface that maps an image to its perturbation in one pass.
 
-    Under white-box the surface is the pipeline, so it is trained with the defense in the loop.
+    Under white-box the surface is the whole pipeline, so the defense is in the training loop.
     """
 
+    norm = "linf"
     trainable = True
-
-    @property
-    def norm(self) -> Norm:
-        return "linf"
 
     @property
     def targeted(self) -> bool:
@@ -67,7 +71,7 @@ class AdvGan(Attack[AdvGanConfig], nn.Module):
         if self.config.target_class is not None and self.config.target_class >= num_classes:
             raise ValueError(f"target_class {self.config.target_class}: there are {num_classes} classes")
         self.generator = _generator(channels)
-        # What is clipped has no gradient: in a small ball nearly all of it, if it did not begin inside.
+        # A clipped value has no gradient. In a small ball nearly all values would be clipped at the start.
         *_, last, _ = self.generator
         with torch.no_grad():
             for parameter in last.parameters():
@@ -80,14 +84,14 @@ class AdvGan(Attack[AdvGanConfig], nn.Module):
             return (x + self._perturbation(x)).clamp_(0, 1)
 
     def _perturbation(self, x: Tensor) -> Tensor:
-        found: Tensor = self.generator(x)
-        return found.clamp(-self.config.eps, self.config.eps)
+        perturbation: Tensor = self.generator(x)
+        return perturbation.clamp(-self.config.eps, self.config.eps)
 
     def fit(self, data: TrainingData, surface: Surface, generator: torch.Generator) -> None:
         config = self.config
         discriminator = _discriminator(data.image_shape).to(data.device)
-        ours = torch.optim.Adam(self.generator.parameters(), lr=config.lr)
-        theirs = torch.optim.Adam(discriminator.parameters(), lr=config.lr)
+        adam_g = torch.optim.Adam(self.generator.parameters(), lr=config.lr)
+        adam_d = torch.optim.Adam(discriminator.parameters(), lr=config.lr)
         steps = steps_of(data, epochs=config.epochs, batch_size=config.batch_size, at_least=config.min_steps)
         loop = Loop(
             self,
@@ -96,30 +100,30 @@ class AdvGan(Attack[AdvGanConfig], nn.Module):
             batch_size=config.batch_size,
             steps=steps,
             discriminator=discriminator,
-            ours=ours,
-            theirs=theirs,
+            ours=adam_g,
+            theirs=adam_d,
         )
         for images, labels in loop:
-            for adam in (ours, theirs):
+            for adam in (adam_g, adam_d):
                 loop.cosine(adam, config.lr)
             perturbation = self._perturbation(images)
             fakes = (images + perturbation).clamp(0, 1)
-            seen_real, seen_fake = discriminator(images), discriminator(fakes.detach())
-            loss_of_discriminator = (seen_real - 1).square().mean() + seen_fake.square().mean()
-            _step(theirs, loss_of_discriminator)
+            real_output, fake_output = discriminator(images), discriminator(fakes.detach())
+            _step(adam_d, (real_output - 1).square().mean() + fake_output.square().mean())
             margins = self._goal(labels).margin(surface(fakes))
             adversarial = (config.kappa - margins).clamp_min(0).mean()
-            realism = (discriminator(fakes) - 1).square().mean()
-            hinge = (lengths(perturbation) - self._allowed(images)).clamp_min(0).mean()
-            loss = config.adv_weight * adversarial + config.alpha * realism + config.beta * hinge
-            _step(ours, loss)
-            loop.report(loss=loss, adversarial=adversarial, gan=realism, hinge=hinge)
+            gan = (discriminator(fakes) - 1).square().mean()
+            hinge = (lengths(perturbation) - self._hinge_bound(images)).clamp_min(0).mean()
+            loss = config.adv_weight * adversarial + config.alpha * gan + config.beta * hinge
+            _step(adam_g, loss)
+            loop.report(loss=loss, adversarial=adversarial, gan=gan, hinge=hinge)
 
     def _goal(self, labels: Tensor) -> Goal:
         target = self.config.target_class
         return Goal(labels, None if target is None else torch.full_like(labels, target))
 
-    def _allowed(self, images: Tensor) -> float:
+    def _hinge_bound(self, images: Tensor) -> float:
+        """The length c of a perturbation above which it is penalised."""
         if self.config.c is not None:
             return self.config.c
         return 0.5 * self.config.eps * math.sqrt(images[0].numel())
@@ -132,7 +136,7 @@ def _step(adam: torch.optim.Optimizer, loss: Tensor) -> None:
 
 
 def _generator(channels: int) -> nn.Sequential:
-    """Down to a quarter of the size, four residual blocks, and up again; in [−1, 1]."""
+    """Two strided convolutions, four residual blocks and two transposed convolutions; outputs in [−1, 1]."""
 
     def down(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
         layer = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1)
@@ -170,9 +174,9 @@ class _Residual(nn.Module):
 
 
 def _discriminator(image_shape: tuple[int, int, int]) -> nn.Sequential:
-    """Three unpadded 4×4 convolutions of stride 2 and a dense layer; 28×28 ends at 1×1.
+    """Three unpadded 4×4 convolutions of stride 2 and a dense layer; 28×28 images end at 1×1.
 
-    Batch norm, as instance norm is undefined for one pixel.
+    It uses batch normalisation, because instance normalisation is undefined for one pixel.
     """
     channels, height, width = image_shape
     layers: list[nn.Module] = []

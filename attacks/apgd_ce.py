@@ -1,30 +1,26 @@
-"""Auto-PGD on the cross-entropy (Croce and Hein 2020, arXiv 2003.01690, section 4)."""
+"""Auto-PGD on the cross-entropy (Croce and Hein 2020, arXiv 2003.01690, section 3)."""
 
 from __future__ import annotations
 
+from benchmark.attacks.steps.auto_pgd import AutoPgd, AutoPgdConfig, auto_pgd
+from benchmark.attacks.steps.goal import Goal
 from torch import Tensor
 
-from attacks.auto_pgd import AutoPgd, AutoPgdConfig, auto_pgd
-from attacks.ball import Ball, most_wrong
-from attacks.contract import Surface, attack
-from attacks.goal import Goal
-from attacks.gradients import loss_gradient
-from benchmark.noise import Noise
-from benchmark.plugin import param
+from benchmark.api import Ball, Noise, Surface, attack, loss_gradient, most_wrong, param
 
 
 class ApgdCeConfig(AutoPgdConfig):
-    """`eps`: radius of the ball of `distance`. `restarts` counts runs, each from a random start."""
+    """`eps`: radius of the ball of `distance`; `restarts`: number of runs, each from a random start."""
 
     restarts: int = param(1, ge=1)
 
 
 @attack("apgd-ce")
 class ApgdCe(AutoPgd[ApgdCeConfig]):
-    """Ascent of the cross-entropy with momentum and a step size that sets itself; part of AutoAttack.
+    """Increases the cross-entropy by Auto-PGD, which adapts its step size; part of AutoAttack.
 
-    The loss that steers the step size is log Σ exp(other scores) − true score. It rises and falls with the
-    cross-entropy, but does not run into zero where the classifier is sure.
+    The step size is adapted by the loss log Σ exp(wrong logits) − true logit. It increases with the
+    cross-entropy, but does not underflow to 0 if the classifier is confident.
     """
 
     takes_start = True
@@ -44,6 +40,5 @@ class ApgdCe(AutoPgd[ApgdCeConfig]):
             return gradient, others.logsumexp(dim=1) - own, logits
 
         starts = [ball.random_point(noise) for _ in range(self.config.restarts)] if start is None else [start]
-        return most_wrong(
-            auto_pgd(objective, labels, begin, ball, steps=self.config.steps) for begin in starts
-        )
+        steps = self.config.steps
+        return most_wrong(auto_pgd(objective, labels, point, ball, steps=steps) for point in starts)

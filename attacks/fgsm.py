@@ -5,61 +5,48 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
+from benchmark.attacks.adapters.art_adapter import run_art
+from benchmark.attacks.adapters.backends import MultiBackendAttack, TargetedBackendConfig
+from benchmark.attacks.adapters.foolbox_adapter import run_foolbox
+from benchmark.attacks.steps.goal import Goal
 from torch import Tensor
 
-from attacks.backends import Backed, BackedConfig
-from attacks.contract import Attack, Surface, attack
-from attacks.goal import Goal
-from benchmark.noise import Noise
-from benchmark.plugin import Norm, sweep
+from benchmark.api import Attack, Noise, Surface, attack, sweep
 
 
-class FgsmConfig(BackedConfig):
+class FgsmConfig(TargetedBackendConfig):
     """`eps`: radius of the L∞ ball, on the [0, 1] scale."""
 
-    lacks: ClassVar = {"foolbox": frozenset({"targeted"})}
+    unsupported_options: ClassVar = {"foolbox": frozenset({"targeted"})}
 
     eps: float = sweep(ge=0, le=1)
     backend: Literal["native", "foolbox", "art"] = "native"
 
 
 @attack("fgsm")
-class Fgsm(Backed[FgsmConfig]):
-    """One step of `eps` along the sign of the gradient; one gradient serves a whole sweep of `eps`."""
+class Fgsm(MultiBackendAttack[FgsmConfig]):
+    """Takes one step of size `eps` along the sign of the gradient.
 
+    A sweep of `eps` computes the gradient once.
+    """
+
+    norm = "linf"
     single_step = True
 
     @property
     def shares_sweep(self) -> bool:  # type: ignore[override]
         return self.config.backend == "native"
 
-    @property
-    def norm(self) -> Norm:
-        return "linf"
-
     def native(self, surface: Surface, x: Tensor, goal: Goal, noise: Noise, start: Tensor | None) -> Tensor:
         return _steps([self.config.eps], surface, x, goal)[0]
 
     def foolbox(self, surface: Surface, x: Tensor, goal: Goal) -> Tensor:
-        from foolbox.attacks import LinfFastGradientAttack
-
-        from attacks.foolbox_adapter import run_foolbox
-
-        return run_foolbox(LinfFastGradientAttack(random_start=False), surface, x, goal, self.config.eps)
+        options = {"random_start": False}
+        return run_foolbox("LinfFastGradientAttack", options, surface, x, goal, self.config.eps)
 
     def art(self, surface: Surface, x: Tensor, goal: Goal) -> Tensor:
-        from art.attacks.evasion import FastGradientMethod
-
-        from attacks.art_adapter import run_art
-
-        eps, targeted = self.config.eps, goal.target is not None
-        return run_art(
-            lambda classifier: FastGradientMethod(classifier, eps=eps, targeted=targeted, batch_size=len(x)),
-            surface,
-            x,
-            goal,
-            eps,
-        )
+        options = {"eps": self.config.eps, "targeted": goal.target is not None}
+        return run_art("FastGradientMethod", options, surface, x, goal, self.config.eps)
 
     @classmethod
     def craft_sweep(

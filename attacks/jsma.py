@@ -1,5 +1,8 @@
-"""Jacobian-based saliency map attack (Papernot et al. 2016, "The Limitations of Deep Learning in Adversarial
-Settings", algorithms 1 to 3): native and through ART."""
+"""Jacobian-based saliency map attack (JSMA): native and through ART.
+
+Papernot et al. 2016, "The Limitations of Deep Learning in Adversarial Settings", algorithms 2 and 3.
+As there, α is the sum of the target's derivatives over a pair of features, and β that of the other classes.
+"""
 
 from __future__ import annotations
 
@@ -7,30 +10,27 @@ import math
 from typing import ClassVar, Literal
 
 import torch
+from benchmark.attacks.adapters.art_adapter import run_art
+from benchmark.attacks.adapters.backends import MultiBackendAttack, TargetedBackendConfig
+from benchmark.attacks.steps.goal import Goal
 from pydantic import field_validator
 from torch import Tensor
 
-from attacks.backends import Backed, BackedConfig
-from attacks.ball import per_image
-from attacks.contract import Surface, attack
-from attacks.goal import Goal
-from attacks.gradients import loss_gradient, unit
-from benchmark.noise import Noise
-from benchmark.plugin import Norm, param
+from benchmark.api import Noise, Surface, attack, loss_gradient, param, per_image, unit
 
-_LARGEST_TABLE = 2**25
-_FIRST_LOOK = 32
+_MAX_TABLE_SIZE = 2**25  # entries of a table of pairs that is held in memory at once
+_PRESELECTED = 32  # features whose pairs give the first lower bound of the best saliency
 
 
-class JsmaConfig(BackedConfig):
-    """`theta`: what is added to a value at each step; `gamma`: the largest share of pixels changed.
+class JsmaConfig(TargetedBackendConfig):
+    """`theta` (θ): change of a feature per step; `gamma` (Υ): the largest share of pixels that may change.
 
-    `scores`: what the saliency is of. The paper defines it for any output of the network. The
-    probabilities add up to one, so that one class's gain is the others' loss; `logits` lets classes count
-    that are out of the question.
+    `scores`: the outputs whose derivatives give the saliency; the paper allows any output of the network.
+    Probabilities add up to one, so that an increase of one class is a decrease of the others. With `logits`
+    also very improbable classes have an influence.
     """
 
-    lacks: ClassVar = {"art": frozenset({"scores"})}
+    unsupported_options: ClassVar = {"art": frozenset({"scores"})}
 
     theta: float = param(1.0, ge=-1, le=1)
     gamma: float = param(0.145, gt=0, le=1)
@@ -39,144 +39,139 @@ class JsmaConfig(BackedConfig):
 
     @field_validator("theta")
     @classmethod
-    def _some_step(cls, theta: float) -> float:
+    def _refuse_zero(cls, theta: float) -> float:
         if theta == 0:
             raise ValueError("a theta of 0 changes nothing")
         return theta
 
 
 @attack("jsma")
-class Jsma(Backed[JsmaConfig]):
-    """Changes two values at a time, the pair of all pairs that serves the target class best.
+class Jsma(MultiBackendAttack[JsmaConfig]):
+    """Changes the pair of features with the highest saliency for the target class at each step.
 
-    Without a target the aim is the wrong class that scores best on the clean image. ART takes the two values
-    that are best each by itself.
+    A feature is one value of one pixel. Without a target class the wrong class with the highest logit on the
+    clean image is used. ART takes the two features with the highest individual saliency instead.
     """
 
+    norm = "l0"
     weak_backends = frozenset({"art"})
-
-    @property
-    def norm(self) -> Norm:
-        return "l0"
 
     def _target(self, surface: Surface, x: Tensor, goal: Goal) -> Tensor:
         if goal.target is not None:
             return goal.target
         with torch.no_grad():
-            scores: Tensor = surface(x)
-        return scores.scatter(1, goal.labels[:, None], float("-inf")).argmax(dim=1)
+            logits: Tensor = surface(x)
+        return logits.scatter(1, goal.labels[:, None], float("-inf")).argmax(dim=1)
 
-    def _most(self, x: Tensor) -> int:
-        """How many pixels may change.
+    def _max_pixels(self, x: Tensor) -> int:
+        """The number of pixels that may change.
 
         Raises:
-            ValueError: Fewer than the two that change at a time.
+            ValueError: It is below two, the number that changes at a time.
         """
-        most = int(self.config.gamma * x[0, 0].numel())
-        if most < 2:
-            raise ValueError(f"gamma {self.config.gamma:g} allows {most} pixels, and two change at a time")
-        return most
+        max_pixels = int(self.config.gamma * x[0, 0].numel())
+        if max_pixels < 2:
+            raise ValueError(
+                f"gamma {self.config.gamma:g} allows {max_pixels} pixels, and two change at a time"
+            )
+        return max_pixels
 
     def native(self, surface: Surface, x: Tensor, goal: Goal, noise: Noise, start: Tensor | None) -> Tensor:
-        found, index, current = x.clone(), torch.arange(len(x), device=x.device), x
-        target, most = self._target(surface, x, goal), self._most(x)
-        each = math.ceil(1 / abs(self.config.theta))  # steps that take a value from one end to the other
-        for _ in range(most * x.shape[1] * each + 1):
-            toward, away, logits = self._jacobian(surface, current, target[index])
+        result, index, current = x.clone(), torch.arange(len(x), device=x.device), x
+        target, max_pixels = self._target(surface, x, goal), self._max_pixels(x)
+        steps_per_feature = math.ceil(1 / abs(self.config.theta))  # from 0 to 1, or from 1 to 0
+        for _ in range(max_pixels * x.shape[1] * steps_per_feature + 1):
+            target_gradient, other_gradient, logits = self._jacobian(surface, current, target[index])
             reached = goal.take(index).margin(logits) > 0
-            found[index[reached]] = current[reached]
-            first, second, gain = self._pair(toward, away, current, x[index], most)
-            going = ~reached & (gain > 0)
-            if not going.any():
+            result[index[reached]] = current[reached]
+            free = self._free_features(current, x[index], max_pixels)
+            sign = 1 if self.config.theta > 0 else -1
+            first, second, saliency = best_pair(sign * target_gradient, sign * other_gradient, free)
+            continuing = ~reached & (saliency > 0)
+            if not continuing.any():
                 break
             rows = torch.arange(len(index), device=x.device)
             step = torch.zeros_like(current).flatten(1)
             step[rows, first] = step[rows, second] = self.config.theta
-            moved = (current + step.view_as(current)).clamp_(0, 1)
-            index, current = index[going], moved[going]
-        return found
+            changed = (current + step.view_as(current)).clamp_(0, 1)
+            index, current = index[continuing], changed[continuing]
+        return result
 
-    def _pair(
-        self, toward: Tensor, away: Tensor, current: Tensor, clean: Tensor, most: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The best pair of values that can still go, without changing more than `most` pixels."""
-        room = (current < 1) if self.config.theta > 0 else (current > 0)
+    def _free_features(self, current: Tensor, clean: Tensor, max_pixels: int) -> Tensor:
+        """The features (B, features) that a step can change without changing more than `max_pixels`."""
+        in_range = (current < 1) if self.config.theta > 0 else (current > 0)
         changed = (current != clean).any(dim=1, keepdim=True)
-        full = changed.flatten(1).sum(dim=1) > most - 2
-        free = room & (changed | ~per_image(full))
-        if self.config.theta < 0:
-            toward, away = -toward, -away
-        return best_pair(toward, away, free.flatten(1))
+        exhausted = changed.flatten(1).sum(dim=1) > max_pixels - 2
+        return (in_range & (changed | ~per_image(exhausted))).flatten(1)
 
     def _jacobian(self, surface: Surface, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of the target's score and of the others' sum, each (B, values), and the logits."""
+        """Gradients (B, features) of the target's output and of the sum of the others, and the logits."""
         if self.config.scores == "probabilities":
-            away, logits = loss_gradient(surface, x, target)
-            # of the log odds: those of the probability, times a number that cannot underflow
-            away = unit(away).flatten(1)
-            return -away, away, logits
+            gradient, logits = loss_gradient(surface, x, target)
+            # the gradient of the log odds is that of the probability, up to a factor that could underflow
+            gradient = unit(gradient).flatten(1)
+            return -gradient, gradient, logits
         x = x.detach().requires_grad_()
         with torch.enable_grad():
             logits = surface(x)
-        one = torch.zeros_like(logits).scatter_(1, target[:, None], 1.0)
-        (toward,) = torch.autograd.grad(logits, x, grad_outputs=one, retain_graph=True)
-        (away,) = torch.autograd.grad(logits, x, grad_outputs=1 - one)
-        return unit(toward).flatten(1), unit(away).flatten(1), logits.detach()
+        one_hot = torch.zeros_like(logits).scatter_(1, target[:, None], 1.0)
+        (target_gradient,) = torch.autograd.grad(logits, x, grad_outputs=one_hot, retain_graph=True)
+        (other_gradient,) = torch.autograd.grad(logits, x, grad_outputs=1 - one_hot)
+        return unit(target_gradient).flatten(1), unit(other_gradient).flatten(1), logits.detach()
 
     def art(self, surface: Surface, x: Tensor, goal: Goal) -> Tensor:
-        from art.attacks.evasion import SaliencyMapMethod
-
-        from attacks.art_adapter import run_art
-
-        # ART counts values, and looks at the count before it changes two more
-        share = (self._most(x) - 2) / x[0].numel()
-        return run_art(
-            lambda classifier: SaliencyMapMethod(
-                classifier, theta=self.config.theta, gamma=share, batch_size=len(x), verbose=False
-            ),
-            surface,
-            x,
-            Goal(goal.labels, self._target(surface, x, goal)),
-        )
+        # ART counts features instead of pixels, and checks the count before it changes two more
+        gamma = (self._max_pixels(x) - 2) / x[0].numel()
+        options = {"theta": self.config.theta, "gamma": gamma, "verbose": False}
+        targeted = Goal(goal.labels, self._target(surface, x, goal))
+        return run_art("SaliencyMapMethod", options, surface, x, targeted)
 
 
-def best_pair(toward: Tensor, away: Tensor, free: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The pair (p, q) of free values of largest saliency −(toward_p + toward_q) · (away_p + away_q).
+def best_pair(target_gradient: Tensor, other_gradient: Tensor, free: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The pair (p, q) of free features with the highest saliency −α · β, as in algorithm 3.
 
-    Both sums have to have the right sign, the first above and the second below zero. Only values are paired
-    of which one could be in the best pair: no pair with p is better than that of p with a partner that has
-    the largest `toward` and the lowest `away` of all.
+    α is `target_gradient` at p plus that at q and has to be positive. β is the same for `other_gradient` and
+    has to be negative. Not all pairs are compared. The saliency of any pair with p is bounded by that of p
+    with a partner that has the largest target gradient and the lowest other gradient of all features, so that
+    features with too low a bound are left out.
+
+    Args:
+        target_gradient: Derivatives of the target's output, shape (B, features).
+        other_gradient: Derivatives of the sum of the other outputs, shape (B, features).
+        free: Mask of the features that may change, shape (B, features).
 
     Returns:
-        Indices p and q, and the saliency, 0 where there is no such pair; each of shape (B,).
+        Indices p and q, and the saliency, 0 if there is no such pair; each of shape (B,).
     """
-    away = -away
-    lowest = torch.finfo(toward.dtype).min / 4
-    toward, away = toward.masked_fill(~free, lowest), away.masked_fill(~free, lowest)
-    bound = _saliency(toward + toward.amax(dim=1, keepdim=True), away + away.amax(dim=1, keepdim=True))
+    lowest = torch.finfo(target_gradient.dtype).min / 4
+    increase = target_gradient.masked_fill(~free, lowest)
+    decrease = (-other_gradient).masked_fill(~free, lowest)
+    bound = _saliency(
+        increase + increase.amax(dim=1, keepdim=True), decrease + decrease.amax(dim=1, keepdim=True)
+    )
     order = bound.argsort(dim=1, descending=True)
-    *_, reached = _search(toward, away, order[:, :_FIRST_LOOK])
-    wanted = int((bound > reached[:, None]).sum(dim=1).max().clamp_min(2))
-    return _search(toward, away, order[:, :wanted])
+    *_, saliency = _best_pair_among(increase, decrease, order[:, :_PRESELECTED])
+    count = int((bound > saliency[:, None]).sum(dim=1).max().clamp_min(2))
+    return _best_pair_among(increase, decrease, order[:, :count])
 
 
-def _search(toward: Tensor, away: Tensor, among: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The best pair among some values of each image, a few images at a time."""
-    count = among.shape[1]
-    toward, away = toward.gather(1, among), away.gather(1, among)
-    itself = torch.eye(count, dtype=torch.bool, device=among.device)
-    pairs, gains = [], []
-    few = max(1, _LARGEST_TABLE // count**2)
-    for start in range(0, len(among), few):
-        a, b = toward[start : start + few], away[start : start + few]
+def _best_pair_among(increase: Tensor, decrease: Tensor, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The best pair among some features (B, count) of each image, computed for a few images at a time."""
+    count = features.shape[1]
+    increase, decrease = increase.gather(1, features), decrease.gather(1, features)
+    diagonal = torch.eye(count, dtype=torch.bool, device=features.device)
+    pairs, saliencies = [], []
+    chunk = max(1, _MAX_TABLE_SIZE // count**2)
+    for start in range(0, len(features), chunk):
+        a, b = increase[start : start + chunk], decrease[start : start + chunk]
         table = _saliency(a[:, :, None] + a[:, None, :], b[:, :, None] + b[:, None, :])
-        gain, pair = table.masked_fill_(itself, 0).flatten(1).max(dim=1)
+        saliency, pair = table.masked_fill_(diagonal, 0).flatten(1).max(dim=1)
         pairs.append(pair)
-        gains.append(gain)
+        saliencies.append(saliency)
     pair = torch.cat(pairs)[:, None]
-    first, second = among.gather(1, pair // count), among.gather(1, pair % count)
-    return first.squeeze(1), second.squeeze(1), torch.cat(gains)
+    first, second = features.gather(1, pair // count), features.gather(1, pair % count)
+    return first.squeeze(1), second.squeeze(1), torch.cat(saliencies)
 
 
-def _saliency(toward: Tensor, away: Tensor) -> Tensor:
-    return toward.clamp_min(0) * away.clamp_min(0)
+def _saliency(increase: Tensor, decrease: Tensor) -> Tensor:
+    return increase.clamp_min(0) * decrease.clamp_min(0)

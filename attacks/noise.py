@@ -1,4 +1,4 @@
-"""Gaussian noise: the benign change of the APE-GAN paper (section 4.1), not an attack."""
+"""Gaussian noise: the benign perturbation of the APE-GAN paper (section 4.1), not an attack."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import math
 
 from torch import Tensor
 
-from attacks.contract import Attack, Surface, attack
-from benchmark.noise import Noise
-from benchmark.plugin import Config, param
+from benchmark.api import Attack, Config, Noise, Surface, attack, param
 
 
 class NoiseConfig(Config):
@@ -18,15 +16,12 @@ class NoiseConfig(Config):
 
 
 @attack("noise")
-class GaussianNoise(Attack[NoiseConfig]):
-    """Adds Gaussian noise of mean 0 and clips to the box; looks at no surface."""
+class GaussianNoiseAttack(Attack[NoiseConfig]):
+    """Adds Gaussian noise of mean 0 and clips to [0, 1], without querying the surface."""
 
+    norm = None
     uses = "nothing"
     stochastic = True
-
-    @property
-    def norm(self) -> None:
-        return None
 
     def craft(
         self, surface: Surface, x: Tensor, labels: Tensor, noise: Noise, start: Tensor | None = None

@@ -1,22 +1,20 @@
-"""Square Attack (Andriushchenko et al. 2020), through ART: random search that asks for scores only."""
+"""Square Attack (Andriushchenko et al. 2020), through ART: a random search that queries only logits."""
 
 from __future__ import annotations
 
 from typing import Literal
 
+from benchmark.attacks.adapters.art_adapter import run_art
+from benchmark.attacks.steps.goal import Goal
 from torch import Tensor
 
-from attacks.ball import BallConfig
-from attacks.contract import Attack, Surface, attack
-from attacks.goal import Goal
-from benchmark.noise import Noise
-from benchmark.plugin import Norm, param
+from benchmark.api import Attack, BallConfig, Noise, Surface, attack, param
 
 
 class SquareConfig(BallConfig):
-    """`eps`: radius of the ball of `distance`; `steps`: squares tried, of each of which ART asks thrice.
+    """`eps`: radius of the ball of `distance`; `steps`: squares tried; ART makes three queries for each.
 
-    `p_init`: share of the pixels that a square covers at first.
+    `p_init`: share of the pixels that a square covers at the start.
     """
 
     steps: int = param(1000, ge=1)
@@ -27,41 +25,26 @@ class SquareConfig(BallConfig):
 
 @attack("square")
 class Square(Attack[SquareConfig]):
-    """Squares of changed pixels, kept where they make the scores more wrong."""
+    """Changes random squares of pixels and keeps those that increase the loss."""
 
     uses = "scores"
     stochastic = True
 
     @property
-    def norm(self) -> Norm:
-        return self.config.distance
-
-    @property
     def mandatory(self) -> bool:  # type: ignore[override]
-        """Only with a thousand squares or more: it has to find its way by trying."""
+        """Only with a thousand squares or more, because a random search needs many tries."""
         return self.config.steps >= 1000
 
     def craft(
         self, surface: Surface, x: Tensor, labels: Tensor, noise: Noise, start: Tensor | None = None
     ) -> Tensor:
-        from art.attacks.evasion import SquareAttack
-
-        from attacks.art_adapter import run_art
-
         config = self.config
-        return run_art(
-            lambda classifier: SquareAttack(
-                classifier,
-                norm="inf" if config.distance == "linf" else 2,
-                max_iter=config.steps,
-                eps=config.eps,
-                p_init=config.p_init,
-                nb_restarts=config.restarts,
-                batch_size=len(x),
-                verbose=False,
-            ),
-            surface,
-            x,
-            Goal(labels),
-            config.eps,
-        )
+        options = {
+            "norm": "inf" if config.distance == "linf" else 2,
+            "max_iter": config.steps,
+            "eps": config.eps,
+            "p_init": config.p_init,
+            "nb_restarts": config.restarts,
+            "verbose": False,
+        }
+        return run_art("SquareAttack", options, surface, x, Goal(labels), config.eps)

@@ -1,12 +1,10 @@
-"""Uniform noise in the ball: the control that tells an attack from chance."""
+"""Uniform noise in the ball: a control for attacks, which have to do better than chance."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from attacks.contract import Attack, Surface, attack
-from benchmark.noise import Noise
-from benchmark.plugin import Config, Norm, sweep
+from benchmark.api import Attack, Config, Noise, Surface, attack, sweep
 
 
 class UniformNoiseConfig(Config):
@@ -17,14 +15,11 @@ class UniformNoiseConfig(Config):
 
 @attack("uniform-noise")
 class UniformNoise(Attack[UniformNoiseConfig]):
-    """Adds a number uniform on [−eps, eps] to each value; an attack that does no better is none."""
+    """Adds uniform noise on [−eps, eps] to each value, as a baseline that attacks have to beat."""
 
+    norm = "linf"
     uses = "nothing"
     stochastic = True
-
-    @property
-    def norm(self) -> Norm:
-        return "linf"
 
     def craft(
         self, surface: Surface, x: Tensor, labels: Tensor, noise: Noise, start: Tensor | None = None

@@ -1,4 +1,4 @@
-"""Errors that are shown to people: what was given, where, what is known, what to do."""
+"""Errors that are shown to the user, and hints for their messages."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong in what the user gave.
+    """One mistake in the user's input.
 
-    `file` and `line` (from 1) say where, when there is a where; `hint` says what to do.
+    Attributes:
+        file: The file with the mistake, if there is one.
+        line: The line in that file, counted from 1.
+        hint: What the user can do about it.
     """
 
     message: str
@@ -23,17 +26,16 @@ class Problem:
     hint: str | None = None
 
     def __str__(self) -> str:
-        where = ""
-        if self.file is not None:
-            where = f"{self.file}:{self.line}: " if self.line is not None else f"{self.file}: "
+        line = "" if self.line is None else f"{self.line}:"
+        location = "" if self.file is None else f"{self.file}:{line} "
         hint = f"\n    {self.hint}" if self.hint else ""
-        return f"{where}{self.message}{hint}"
+        return f"{location}{self.message}{hint}"
 
 
 class UserError(Exception):
-    """A mistake of the user's: shown without a traceback, exit status 2.
+    """The user's input is wrong. `bench` prints the message without a traceback and exits with status 2.
 
-    Carries every problem found, so that all are mended in one go.
+    It carries every problem that was found, so that the user can correct all of them at once.
     """
 
     def __init__(self, problems: str | Problem | Sequence[Problem], hint: str | None = None) -> None:
@@ -46,40 +48,40 @@ class UserError(Exception):
 
 
 class MissingImagesError(UserError):
-    """Images are not where they are looked for: what needs none of them can go on."""
+    """The images of a data set were not found. Work that does not need them can go on."""
 
 
 class PluginError(Exception):
-    """A plugin broke its contract or raised; it fails its own cells and no others."""
+    """A plugin broke its contract or raised. Only the cells that use it fail."""
 
 
 class BudgetError(PluginError):
-    """An attack asked for more passes than the grid allows: neither a failure nor robustness."""
+    """An attack needs more passes than the budget of the grid. The cell is neither failed nor robust."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a task could not be done: something raised, or an attack ran into the grid's budget."""
+    """Why a task has no result: it raised (`failed`), or its attack exceeded the grid's budget (`budget`)."""
 
     reason: str
     status: Literal["failed", "budget"] = "failed"
 
 
-def worst(failures: Iterable[Failure | None]) -> Failure | None:
-    """The first that is a fault, or else the first there is: a fault must not pass for a spent budget."""
-    there = [failure for failure in failures if failure is not None]
-    return next((failure for failure in there if failure.status == "failed"), there[0] if there else None)
+def most_severe(failures: Iterable[Failure | None]) -> Failure | None:
+    """The first failure with status `failed`, or else the first one: `budget` must not hide a fault."""
+    found = [failure for failure in failures if failure is not None]
+    return min(found, key=lambda failure: failure.status == "budget", default=None)
 
 
-def told(error: BaseException) -> str:
-    """An exception of a plugin in one line: its type, its message, and the file and line that raised it."""
+def format_exception(error: BaseException) -> str:
+    """An exception in one line: its type, its message, and the file and line that raised it."""
     frames = traceback.extract_tb(error.__traceback__)
-    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {error}{where}"
+    location = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {error}{location}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint naming the known names closest to `name`, or all of them when none is close."""
+    """A hint with the known names that are closest to `name`, or with all of them if none is close."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if close:

@@ -1,3 +1,3 @@
-"""The version, apart, so that packaging reads it without importing anything else."""
+"""The version, in its own module so that packaging can read it without importing anything else."""
 
 __version__ = "0.1.0"

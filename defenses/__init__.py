@@ -1,1 +1,1 @@
-"""Purifiers: one file each, and the contract."""
+"""The built-in defenses, one file each."""

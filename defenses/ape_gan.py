@@ -8,30 +8,25 @@ from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
+from benchmark.defenses.nets.ape_gan_networks import build_discriminator, build_generator, check_size
+from benchmark.defenses.nets.training_steps import adversarial_batch, update
 from torch import Tensor, nn
 
-from benchmark.datasets.contract import TrainingData
-from benchmark.noise import Noise
-from benchmark.plugin import Config, train
-from benchmark.training import Loop, steps_of
-from defenses.ape_nets import build_discriminator, build_generator, check_size
-from defenses.contract import Defense, defense
-from defenses.learning import attacked, update
+from benchmark.api import Config, Defense, Loop, Noise, TrainingData, defense, steps_of, train
 
 
 class ApeGanConfig(Config):
-    """`preset: paper` and `cpu` differ in `min_steps` alone: small data sets are passed over until that many
-    batches were seen, which the paper's schedule does not do.
+    """`preset: paper` and `cpu` differ only in `min_steps`: more epochs on small data sets, at least so many
+    batches. The paper's schedule has no such minimum.
 
-    None stands for what the paper does on images of that size: `epochs` 2 on 28×28, 10 on 32×32, 30 on
-    larger ones; `batch_size` 64, and 16 on larger images; `eps` 0.3, 0.1 and 8/255; `mse_weight` and
-    `adv_weight` (ξ1, ξ2) 0.7 and 0.3. `official_code` puts the losses of the published code in their
-    place: 0.9 times the root of the mean squared error, 0.02 times the adversarial loss, a tanh output,
-    rescaled.
+    Null means the paper's value for that image size: `epochs` 2 on 28×28, 10 on 32×32 and 30 on larger
+    images; `batch_size` 64, and 16 on larger images; `eps` 0.3, 0.1 and 8/255; `mse_weight` and `adv_weight`
+    (ξ1, ξ2) 0.7 and 0.3. `official_code` uses the losses and the output of the published code instead: 0.9
+    times the root of the mean squared error, 0.02 times the adversarial loss, and a rescaled tanh.
 
-    Training images come from `attack` (`fgsm`, or `pgd` of ten steps) with `eps` on the source
-    classifier. `beta1` is Adam's, which the paper leaves open and its code sets to 0.5;
-    `generator_updates` is how often G is updated for each update of D.
+    `attack` (`fgsm`, or `pgd` with ten steps) with `eps` makes the training images on the source classifier.
+    `beta1` is that of Adam: the paper does not state it, its code uses 0.5. `generator_updates` is the number
+    of updates of G for each update of D.
     """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": {"min_steps": 0}}
@@ -52,7 +47,7 @@ class ApeGanConfig(Config):
 
 @dataclass(frozen=True)
 class _Schedule:
-    """The paper's settings for a size of images."""
+    """The paper's settings for one image size."""
 
     epochs: int
     batch_size: int
@@ -65,20 +60,20 @@ _LARGE = _Schedule(30, 16, 8 / 255)
 
 @defense("ape-gan")
 class ApeGan(Defense[ApeGanConfig]):
-    """Feeds the image to a generator trained to turn FGSM images back into clean ones.
+    """Restores clean images from FGSM images by a generator, trained as a GAN.
 
-    Follows the paper rather than its published code: 3×3 kernels, sigmoid output, 0.7 · MSE +
-    0.3 · adversarial loss. Readings and departures:
+    It follows the paper and not its published code: 3×3 kernels, sigmoid output, 0.7 · MSE + 0.3 ·
+    adversarial loss. Interpretations and differences:
 
-    * its discriminator loss (eq. 10) lacks "1 −" in the second term; D minimises
+    * the paper's discriminator loss (eq. 10) lacks "1 −" in the second term; here D minimises
       −log D(x) − log(1 − D(G(x_adv))), and G minimises −log D(G(x_adv));
     * batch normalisation uses running statistics when purifying. The published code normalises by the
-      test batch, which makes an image's result depend on its neighbours;
-    * `official_code` takes the published code's losses and output, not its kernels, the ReLU of its
-      decoder or its initialisation.
+      test batch, which makes the result for an image depend on the other images;
+    * `official_code` uses the losses and the output of the published code, but not its kernels, the ReLU of
+      its decoder or its initialisation.
 
-    For 28×28 and 32×32 images, and, with the paper's deeper net, for larger ones whose sides are
-    multiples of 8 (the paper: 256×256). Training images come from the source classifier and the true labels.
+    For 28×28 and 32×32 images and, with the paper's deeper network, for larger images whose sides are
+    multiples of 8 (the paper: 256×256). The source classifier and the true labels give the training images.
     """
 
     trainable = True
@@ -115,33 +110,33 @@ class ApeGan(Defense[ApeGanConfig]):
             adam_d=adam_d,
         )
         for clean, labels in loop:
-            adversarial = attacked(config.attack, source, clean, labels, eps)
-            loss_d = self._discriminate(discriminator, clean, adversarial)
+            adversarial = adversarial_batch(config.attack, source, clean, labels, eps)
+            loss_d = self._discriminator_loss(discriminator, clean, adversarial)
             update(adam_d, loss_d)
             for _ in range(config.generator_updates):
-                loss_g = self._generate(discriminator, clean, adversarial)
+                loss_g = self._generator_loss(discriminator, clean, adversarial)
                 update(adam_g, loss_g)
             loop.report(loss_g=loss_g, loss_d=loss_d)
 
-    def _discriminate(self, discriminator: nn.Module, clean: Tensor, adversarial: Tensor) -> Tensor:
-        """−log D(x) − log(1 − D(G(x_adv))), D being the sigmoid of the discriminator's output."""
+    def _discriminator_loss(self, discriminator: nn.Module, clean: Tensor, adversarial: Tensor) -> Tensor:
+        """−log D(x) − log(1 − D(G(x_adv))), where D is the sigmoid of the discriminator's output."""
         with torch.no_grad():
             restored = self.generator(adversarial)
         real, fake = discriminator(clean), discriminator(restored)
         return -F.logsigmoid(real).mean() - F.logsigmoid(-fake).mean()
 
-    def _generate(self, discriminator: nn.Module, clean: Tensor, adversarial: Tensor) -> Tensor:
+    def _generator_loss(self, discriminator: nn.Module, clean: Tensor, adversarial: Tensor) -> Tensor:
         """ξ1 · MSE(x, G(x_adv)) − ξ2 · log D(G(x_adv)); the published code takes the root of the MSE."""
         config = self.config
         restored = self.generator(adversarial)
         content = F.mse_loss(restored, clean)
         if config.official_code:
             content = (content * 4).sqrt()  # on the code's scale, [-1, 1]
-        deception = -F.logsigmoid(discriminator(restored)).mean()
-        published = (0.9, 0.02) if config.official_code else (0.7, 0.3)
-        mse_weight = published[0] if config.mse_weight is None else config.mse_weight
-        adv_weight = published[1] if config.adv_weight is None else config.adv_weight
-        return mse_weight * content + adv_weight * deception
+        adversarial_loss = -F.logsigmoid(discriminator(restored)).mean()
+        default_mse, default_adv = (0.9, 0.02) if config.official_code else (0.7, 0.3)
+        mse_weight = default_mse if config.mse_weight is None else config.mse_weight
+        adv_weight = default_adv if config.adv_weight is None else config.adv_weight
+        return mse_weight * content + adv_weight * adversarial_loss
 
 
 class _ScaledTanh(nn.Module):

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from benchmark.noise import Noise
-from benchmark.plugin import Config, infer
-from defenses.contract import Defense, defense
+from benchmark.api import Config, Defense, Noise, defense, infer
 
 
 class BitDepthConfig(Config):
-    """`bits` of each channel that are kept: values are rounded to 2^bits levels from 0 to 1."""
+    """`bits` per channel: values are rounded to 2^bits levels from 0 to 1."""
 
     bits: int = infer(3, ge=1, le=8)
 
 
 @defense("bit-depth")
 class BitDepth(Defense[BitDepthConfig]):
-    """Rounds each channel to few levels. With one bit on MNIST it is a baseline, not a placebo.
+    """Rounds each channel to a few levels.
 
-    Nearly binary images lose nothing by it, and a perturbation below one half is undone outright. The
-    gradient is zero almost everywhere.
+    With one bit on MNIST it is a strong baseline and no placebo: almost binary images lose nothing, and a
+    perturbation below one half is removed completely. The gradient is zero almost everywhere.
     """
 
     def purify(self, x: Tensor, noise: Noise) -> Tensor:

@@ -1,5 +1,8 @@
-"""Defense-GAN (Samangouei et al. 2018, "Defense-GAN: Protecting Classifiers Against Adversarial Attacks Using
-Generative Models", arXiv 1805.06605)."""
+"""Defense-GAN: projects an image onto the range of a generator.
+
+Samangouei et al. 2018, "Defense-GAN: Protecting Classifiers Against Adversarial Attacks Using Generative
+Models", arXiv 1805.06605.
+"""
 
 from __future__ import annotations
 
@@ -11,49 +14,61 @@ from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
+from benchmark.defenses.nets.defense_gan_networks import build_convolutions, build_generator, initialise
+from benchmark.defenses.nets.training_steps import StopCriterion, update
 from torch import Tensor, nn
 
-from benchmark.datasets.contract import TrainingData
-from benchmark.noise import Noise
-from benchmark.plugin import Config, infer, train
-from benchmark.training import Loop
-from defenses.contract import Defense, Scorer, Surrogate, defense
-from defenses.learning import Goal, check_small, update
+from benchmark.api import (
+    Config,
+    Defense,
+    Loop,
+    Noise,
+    Scorer,
+    Surrogate,
+    TrainingData,
+    defense,
+    infer,
+    require_small_images,
+    train,
+)
 
 _PLATEAU_WINDOW = 20
 
-_INVERSION = 100
-"""Iterations by which latents are found for an attack that searches among them."""
+_INVERSION_ITERATIONS = 100
+"""Iterations that find the latents of an image for an attack in the latent space."""
 
-_STEP_APART = 0.7
-"""More than two images of one ball differ anywhere, less than images of different things do."""
+_MAX_STEP = 0.7
+"""Largest pixel difference at which two images count as the same one, a step of an attack apart.
+
+Two images of one ball differ by less in every pixel, and different images differ by more in some pixel.
+"""
 
 
 class DefenseGanConfig(Config):
-    """`preset: paper` is the published schedule (200,000 generator steps); `cpu` fits two cores.
+    """`preset: paper` is the published schedule (200,000 generator steps); `cpu` is for two CPU cores.
 
-    Training: `steps` generator updates, each after `critic_steps` of the critic; `average` is the decay of
-    a running mean of the generator's weights, which then is what purifies (0: the last weights, as
-    published); every `check_every` generator steps 100 validation images are reconstructed, clean and with
-    FGSM of 0.3 against the source, and training ends once that adds no more than `stop_clean` to the source's
-    error and leaves no more than `stop_fgsm`. Clean error alone would end it far too early: a generator that
-    has hardly begun to make digits can make any image, perturbations included. `encoder_steps` batches then
-    train the encoder, which only the short-cuts use.
+    Training: `steps` updates of the generator, with `critic_steps` of the critic before each. `average` is
+    the decay of a running mean of the generator's weights, which is used for purifying (0: the last weights,
+    as published). Every `check_every` generator steps 100 validation images are purified, clean and with FGSM
+    of 0.3 against the source. Training ends when this adds at most `stop_clean` to the source's error and the
+    FGSM error is at most `stop_fgsm`. The clean error alone would end it far too early: a generator after
+    a few steps can produce any image, perturbations included. Then the encoder, which only the short-cuts
+    use, is trained on `encoder_steps` batches.
 
     Projection: `restarts` × `iterations` of gradient descent with `rate` (a tenth of it for the last fifth)
-    and `momentum`, from latents of standard deviation `start_std` (None: sqrt(1 / latent) as in the
-    official code; the paper's prior is 1).
+    and `momentum`, from latents of standard deviation `start_std` (null: sqrt(1 / latent) as in the official
+    code; the paper's prior is 1).
 
-    Short-cuts, all off by default: `encoder_start` puts one restart at the encoder's latent; after
-    `drop_after` iterations only the best `keep` restarts of each image go on; `plateau` ends a restart
-    whose loss fell by less than this share in 20 iterations. On 100 validation images of MNIST, clean and
-    with FGSM of 0.3, with the weights of `cpu`, `encoder_start: true, drop_after: 10, keep: 2` took 473 and
-    440 ms per image in place of 2,916 and 2,405 (6.2 and 5.5 times faster), with 10 % less and 0.8 % more
-    squared error; `drop_after: 20` alone is 8 times faster with 7 and 3 % more; `plateau: 0.01` alone is 1.8
-    and 3.3 times faster with 14 and 17 % more (`python -m tests.speed shortcuts`).
+    Short-cuts, all off by default: `encoder_start` begins one restart at the encoder's latent. `drop_after`
+    continues only the best `keep` restarts of each image after so many iterations. `plateau` ends a restart
+    whose loss fell by less than this share in 20 iterations. Measured on 100 validation images of MNIST,
+    clean and with FGSM of 0.3, with the weights of `cpu` (`python -m studies.speed shortcuts`):
+    `encoder_start: true, drop_after: 10, keep: 2` took 473 and 440 ms per image instead of 2,916 and 2,405
+    (6.2 and 5.5 times faster), with 10 % less and 0.8 % more squared error. `drop_after: 20` alone was 8
+    times faster with 7 and 3 % more, `plateau: 0.01` alone 1.8 and 3.3 times with 14 and 17 % more.
 
-    In attacks: `attack_restarts`, and `attack_iterations` for each call after the first, which begin where
-    the last one ended (`warm_iterations`).
+    Attacks use `attack_restarts` restarts. Each call after the first continues from the last latents with
+    `attack_iterations` iterations (`warm_iterations`).
     """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -90,25 +105,25 @@ class DefenseGanConfig(Config):
 
 @defense("defense-gan")
 class DefenseGan(Defense[DefenseGanConfig]):
-    """Replaces the image by the nearest one that a generator trained on clean images can make.
+    """Replaces the image by the nearest image in the range of a generator trained on clean images.
 
-    Follows the paper's networks and its code's projection (kabkabm/defensegan): the loss is the mean
-    over pixels, all restarts of a batch run in one forward, latents are drawn anew for each call.
-    Readings and departures:
+    The networks are those of the paper and the projection is that of its code (kabkabm/defensegan): the loss
+    is the mean over pixels, all restarts of a batch run in one forward pass, and each call draws new latents.
+    Interpretations and differences:
 
-    * the gradient penalty takes the norm over a whole image (Gulrajani et al. 2017); the official code
-      sums over rows only;
+    * the gradient penalty uses the norm of a whole image (Gulrajani et al. 2017); the official code sums over
+      rows only;
     * 32×32 images, which the paper does not have, use the generator of the same group's InvGAN with a
-      sigmoid, and the paper's critic and loss in place of that code's spectral norm and hinge;
-    * the target is the one trained on original images ("Orig"); the paper's other kind, trained on
-      reconstructions, is not offered;
-    * the code returns the image before the last step on the latent, this the one after it;
-    * `generator: dcgan` is the one of the report that compares AdvGAN with purifiers: transposed 4×4
-      convolutions with batch normalisation and ReLU, taken as 64, 32, 16 and 8 channels from 4×4 up, a
+      sigmoid, and the paper's critic and loss instead of InvGAN's spectral norm and hinge loss;
+    * the target is trained on original images ("Orig"); the paper's other kind, trained on reconstructions,
+      is not available;
+    * the code returns the image before the last step on the latent, this class the one after it;
+    * `generator: dcgan` is the generator of the report that compares AdvGAN with purifiers. It has transposed
+      4×4 convolutions with batch normalisation and ReLU, read as 64, 32, 16 and 8 channels from 4×4 up, and a
       last convolution to the image's channels, cropped to the size of the image.
 
-    The output does not depend on the image differentiably: an attack along its gradient finds zero. What
-    attacks run is a short warm-started projection, which the identity (BPDA) carries the gradient through.
+    The output is no differentiable function of the image: its gradient is zero. Attacks run a short
+    projection that continues from the last latents, with the identity as backward pass (BPDA).
     """
 
     trainable = True
@@ -121,65 +136,65 @@ class DefenseGan(Defense[DefenseGanConfig]):
 
     def __init__(self, config: DefenseGanConfig, image_shape: tuple[int, int, int], num_classes: int) -> None:
         super().__init__(config, image_shape, num_classes)
-        check_small(self.name, image_shape)
-        self.generator = build_generator(config, image_shape)
-        self.encoder = _convolutions(image_shape[0], config.latent)
-        self.generator.apply(_initialise)
+        require_small_images(self.name, image_shape)
+        self.generator = build_generator(config.generator, config.latent, image_shape)
+        self.encoder = build_convolutions(image_shape[0], config.latent)
+        self.generator.apply(initialise)
         self.to(memory_format=torch.channels_last)  # a third faster on CPUs
         self._std = config.start_std or math.sqrt(1 / config.latent)
-        self._memory: _Memory | None = None
+        self._last_call: _LastCall | None = None
 
     @classmethod
     def in_attack(cls, config: DefenseGanConfig) -> DefenseGanConfig:
-        cheap = {"restarts": config.attack_restarts, "warm_iterations": config.attack_iterations}
-        return config.model_copy(update=cheap)
+        cheaper = {"restarts": config.attack_restarts, "warm_iterations": config.attack_iterations}
+        return config.model_copy(update=cheaper)
 
     def forget(self) -> None:
-        self._memory = None
+        self._last_call = None
 
     def purify(self, x: Tensor, noise: Noise) -> Tensor:
         config = self.config
-        like = torch.zeros(len(x), config.restarts, config.latent)
-        starts = noise.normal_like(like).mul_(self._std).to(x.device)
+        starts = torch.zeros(len(x), config.restarts, config.latent)
+        starts = noise.normal_like(starts).mul_(self._std).to(x.device)
         x = x.detach()
         if config.encoder_start:
             with torch.no_grad():
                 starts[:, 0] = self.encoder(x)
         iterations = config.iterations
-        if config.warm_iterations and self._memory is not None and self._memory.is_of(x):
-            starts[:, 0] = self._memory.latents
+        if config.warm_iterations and self._last_call is not None and self._last_call.matches(x):
+            starts[:, 0] = self._last_call.latents
             iterations = config.warm_iterations
         latents = _Projection(self.generator, config, x, starts, iterations).run()
         if config.warm_iterations:
-            self._memory = _Memory(x, latents)
+            self._last_call = _LastCall(x, latents)
         with torch.no_grad():
             return self.generator(latents)  # type: ignore[no-any-return]
 
     def surrogate(self, name: str, target: Scorer, noise: Noise) -> Surrogate:
-        """`encoder`: what the generator makes of the encoder's latent, in place of the projection's.
+        """`encoder`: the image of the encoder's latent replaces that of the projected latent.
 
-        `generator`: the target alone, with latents that the projection finds: what the generator made itself
-        the projection leaves as it is, so there the target decides.
+        `generator`: the target alone, with the latents of the projection as latent space. The projection
+        leaves an image of the generator unchanged, so only the target decides on it.
         """
         if name == "encoder":
             return Surrogate(lambda x: target(self.generator(self.encoder(x))))
         return Surrogate(target, encode=self._invert, decode=self.generator)
 
     def _invert(self, x: Tensor) -> Tensor:
-        """The latent (B, latent) of the nearest image that a short projection from the encoder's finds."""
+        """The latents (B, latent) that a short projection finds, starting at those of the encoder."""
         with torch.no_grad():
             starts = self.encoder(x)[:, None]
-        return _Projection(self.generator, self.config, x, starts, _INVERSION).run()
+        return _Projection(self.generator, self.config, x, starts, _INVERSION_ITERATIONS).run()
 
     def fit(self, data: TrainingData, source: nn.Module, generator: torch.Generator) -> None:
         self._fit_generator(data, source, generator)
         self._fit_encoder(data, generator)
 
     def _fit_generator(self, data: TrainingData, source: nn.Module, generator: torch.Generator) -> None:
-        """WGAN-GP: D minimises D(fake) − D(real) + penalty · (|∇D| − 1)², G minimises −D(fake)."""
+        """WGAN-GP: D minimises D(fake) − D(real) + penalty · (|∇D| − 1)², and G minimises −D(fake)."""
         config = self.config
         live = copy.deepcopy(self.generator)
-        critic = _convolutions(data.image_shape[0], 1).apply(_initialise)
+        critic = build_convolutions(data.image_shape[0], 1).apply(initialise)
         critic = critic.to(data.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         adam_g = torch.optim.Adam(live.parameters(), lr=config.lr, betas=(0.5, 0.9))
         adam_d = torch.optim.Adam(critic.parameters(), lr=config.lr, betas=(0.5, 0.9))
@@ -194,7 +209,7 @@ class DefenseGan(Defense[DefenseGanConfig]):
             adam_g=adam_g,
             adam_d=adam_d,
         )
-        goal = Goal(config.stop_clean, config.stop_fgsm, images=100)
+        criterion = StopCriterion(config.stop_clean, config.stop_fgsm, images=100)
         for real, _ in loop:
             latents = torch.randn(len(real), config.latent, device=data.device)
             with torch.no_grad():
@@ -207,30 +222,23 @@ class DefenseGan(Defense[DefenseGanConfig]):
                 _average(self.generator, live, config.average, loop.step // config.critic_steps)
             loop.report(distance=distance)
             if config.check_every and loop.step % (config.check_every * config.critic_steps) == 0:
-                goal.look(loop, self, self._briefly, data, source)
+                criterion.check(loop, self, self._purify_briefly, data, source)
 
-    def _briefly(self, x: Tensor) -> Tensor:
-        """A short projection: two restarts of 100 iterations."""
+    def _purify_briefly(self, x: Tensor) -> Tensor:
+        """Purify with two restarts of 100 iterations."""
         starts = self._std * torch.randn(len(x), 2, self.config.latent)
         latents = _Projection(self.generator, self.config, x, starts.to(x.device), 100).run()
         with torch.no_grad():
             return self.generator(latents)  # type: ignore[no-any-return]
 
     def _fit_encoder(self, data: TrainingData, generator: torch.Generator) -> None:
-        """The mean squared error of G(E(x)), with the latents held near the prior."""
+        """Minimise the mean squared error of G(E(x)), with a penalty that keeps latents near the prior."""
         config = self.config
         if not config.encoder_steps:
             return
         self.generator.eval().requires_grad_(False)
         adam = torch.optim.Adam(self.encoder.parameters(), lr=1e-3)
-        loop = Loop(
-            self,
-            data,
-            generator,
-            batch_size=64,
-            steps=config.encoder_steps,
-            adam=adam,
-        )
+        loop = Loop(self, data, generator, batch_size=64, steps=config.encoder_steps, adam=adam)
         for images, _ in loop:
             latents = self.encoder(images)
             error = F.mse_loss(self.generator(latents), images)
@@ -240,191 +248,88 @@ class DefenseGan(Defense[DefenseGanConfig]):
 
 
 @dataclass(frozen=True)
-class _Memory:
-    """Images of the last call, and the latents that were found for them."""
+class _LastCall:
+    """The images of the last call and the latents that were found for them."""
 
     images: Tensor
     latents: Tensor
 
-    def is_of(self, x: Tensor) -> bool:
-        """Whether `x` may be the same images a step later: others in their place would be too far off."""
-        return x.shape == self.images.shape and bool((x - self.images).abs().max() <= _STEP_APART)
+    def matches(self, x: Tensor) -> bool:
+        """Whether `x` can be the same images after a step of an attack, and not other images."""
+        return x.shape == self.images.shape and bool((x - self.images).abs().max() <= _MAX_STEP)
 
 
 class _Projection:
-    """Gradient descent on the latents of a batch; every restart of every image is one row.
+    """Gradient descent on the latents of a batch; each restart of each image is one row.
 
     Args:
-        generator: Latents (rows, latent) to images.
-        config: Its projection fields.
+        generator: Maps latents (rows, latent) to images.
+        config: The configuration; only the fields of the projection are used.
         x: Images (B, C, H, W).
-        starts: Latents (B, restarts, latent).
-        iterations: How many steps.
+        starts: Initial latents (B, restarts, latent).
+        iterations: Number of steps.
     """
 
     def __init__(
         self, generator: nn.Module, config: DefenseGanConfig, x: Tensor, starts: Tensor, iterations: int
     ) -> None:
-        self._iterations = iterations
-        self._generator = generator
-        self._config = config
-        self._x = x
+        self._generator, self._config, self._x, self._iterations = generator, config, x, iterations
         batch, self._restarts, _ = starts.shape
         self._latents = starts.flatten(0, 1).clone()
         self._losses = torch.full((len(self._latents),), float("inf"), device=x.device)
         self._active = torch.arange(len(self._latents), device=x.device)
-        self._images = torch.arange(batch, device=x.device).repeat_interleave(self._restarts)
+        self._image_index = torch.arange(batch, device=x.device).repeat_interleave(self._restarts)
 
     def run(self) -> Tensor:
-        """The best latent of each image, shape (B, latent)."""
+        """Return the best latent of each image, shape (B, latent)."""
         config = self._config
         z = self._latents.clone()
         velocity = torch.zeros_like(z)
-        slow_from = math.ceil(0.8 * self._iterations)
-        before = self._losses.clone()
+        decay_step = math.ceil(0.8 * self._iterations)
+        earlier_losses = self._losses.clone()
         for step in range(self._iterations):
-            losses, gradient = self._gradient(z, self._active)
+            losses, gradient = self._losses_and_gradient(z)
             self._losses[self._active] = losses
-            going = None
+            kept = None
             if step == config.drop_after and config.keep < self._restarts:
-                going = self._rank()[self._active] < config.keep
-                self._losses[self._active[~going]] = float("inf")
+                kept = self._ranks()[self._active] < config.keep
+                self._losses[self._active[~kept]] = float("inf")
             elif config.plateau and step and step % _PLATEAU_WINDOW == 0:
-                going = losses < (1 - config.plateau) * before[self._active]
-                before[self._active] = losses
+                kept = losses < (1 - config.plateau) * earlier_losses[self._active]
+                earlier_losses[self._active] = losses
                 self._latents[self._active] = z
-            if going is not None:
+            if kept is not None:
                 self._active, z, velocity, gradient = (
-                    values[going] for values in (self._active, z, velocity, gradient)
+                    values[kept] for values in (self._active, z, velocity, gradient)
                 )
                 if not len(z):
                     break
-            rate = config.rate if step < slow_from else 0.1 * config.rate
+            rate = config.rate if step < decay_step else 0.1 * config.rate
             velocity = config.momentum * velocity + gradient
             z = z - rate * velocity
         if len(z):
             self._latents[self._active] = z
             with torch.no_grad():
-                self._losses[self._active] = self._distance(z, self._active)
+                self._losses[self._active] = self._squared_error(z)
         best = self._losses.reshape(len(self._x), self._restarts).argmin(dim=1)
         return self._latents.reshape(len(self._x), self._restarts, -1)[torch.arange(len(self._x)), best]
 
-    def _gradient(self, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def _losses_and_gradient(self, z: Tensor) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
             z = z.detach().requires_grad_()
-            losses = self._distance(z, rows)
+            losses = self._squared_error(z)
             (gradient,) = torch.autograd.grad(losses.sum(), z)
         return losses.detach(), gradient
 
-    def _distance(self, z: Tensor, rows: Tensor) -> Tensor:
-        """The squared error of each row, a mean over pixels: the rate of 10 belongs to it."""
-        made: Tensor = self._generator(z)
-        return (made - self._x[self._images[rows]]).square().flatten(1).mean(dim=1)
+    def _squared_error(self, z: Tensor) -> Tensor:
+        """The squared error of each active row, a mean over pixels; the rate of 10 assumes this scale."""
+        images: Tensor = self._generator(z)
+        return (images - self._x[self._image_index[self._active]]).square().flatten(1).mean(dim=1)
 
-    def _rank(self) -> Tensor:
-        """The place of each row among its image's, from 0."""
+    def _ranks(self) -> Tensor:
+        """The rank of each row by loss among the restarts of its image; 0 is the lowest loss."""
         losses = self._losses.reshape(len(self._x), self._restarts)
         return losses.argsort(dim=1).argsort(dim=1).flatten()
-
-
-def build_generator(config: DefenseGanConfig, image_shape: tuple[int, int, int]) -> nn.Module:
-    """The generator for images of that shape; the paper's has 1,554,177 parameters at 28×28×1."""
-    if config.generator == "dcgan":
-        return _Dcgan(config.latent, image_shape)
-    if image_shape[1:] == (28, 28):
-        return _PaperGenerator(config.latent, image_shape[0])
-    return _InvGanGenerator(config.latent, image_shape[0])
-
-
-class _PaperGenerator(nn.Module):
-    """Dense layer to 256×4×4, then transposed 5×5 convolutions to 8 (cropped to 7), 14 and 28."""
-
-    def __init__(self, latent: int, channels: int) -> None:
-        super().__init__()
-        self.dense = nn.Linear(latent, 256 * 4 * 4)
-        self.to_8 = nn.ConvTranspose2d(256, 128, 5, stride=2, padding=2, output_padding=1)
-        self.to_14 = nn.ConvTranspose2d(128, 64, 5, stride=2, padding=2, output_padding=1)
-        self.to_28 = nn.ConvTranspose2d(64, channels, 5, stride=2, padding=2, output_padding=1)
-
-    def forward(self, z: Tensor) -> Tensor:
-        hidden = self.dense(z).relu().reshape(-1, 256, 4, 4)
-        hidden = self.to_8(hidden).relu()[:, :, :7, :7]
-        return torch.sigmoid(self.to_28(self.to_14(hidden).relu()))
-
-
-class _InvGanGenerator(nn.Sequential):
-    """Dense layer to 512×4×4, transposed 4×4 convolutions to 32, a last 3×3 one; 3,828,739 parameters."""
-
-    def __init__(self, latent: int, channels: int) -> None:
-        super().__init__(
-            nn.Linear(latent, 512 * 4 * 4),
-            nn.BatchNorm1d(512 * 4 * 4),
-            nn.ReLU(),
-            nn.Unflatten(1, (512, 4, 4)),
-            *_upwards(512, 256),
-            *_upwards(256, 128),
-            *_upwards(128, 64),
-            nn.Conv2d(64, channels, 3, padding=1),
-            nn.Sigmoid(),
-        )
-
-
-class _Dcgan(nn.Module):
-    """Four transposed 4×4 convolutions of 64, 32, 16 and 8 channels, a last 3×3 one, cropped."""
-
-    def __init__(self, latent: int, image_shape: tuple[int, int, int]) -> None:
-        super().__init__()
-        channels, self.height, self.width = image_shape
-        self.layers = nn.Sequential(
-            nn.Unflatten(1, (latent, 1, 1)),
-            nn.ConvTranspose2d(latent, 64, 4),
-            nn.BatchNorm2d(64),
-            nn.ReLU(),
-            *_upwards(64, 32),
-            *_upwards(32, 16),
-            *_upwards(16, 8),
-            nn.Conv2d(8, channels, 3, padding=1),
-            nn.Sigmoid(),
-        )
-
-    def forward(self, z: Tensor) -> Tensor:
-        top, left = (32 - self.height) // 2, (32 - self.width) // 2
-        return self.layers(z)[:, :, top : top + self.height, left : left + self.width]  # type: ignore[no-any-return]
-
-
-def _initialise(module: nn.Module) -> None:
-    """He's scale over the mean of inputs and outputs, as in the official code; torch's own is far smaller."""
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-        area, strides = math.prod(module.kernel_size), math.prod(module.stride)
-        inputs, outputs = module.in_channels * area, module.out_channels * area
-        if isinstance(module, nn.ConvTranspose2d):
-            inputs //= strides
-        else:
-            outputs //= strides
-        bound = math.sqrt(12 / (inputs + outputs))
-        nn.init.uniform_(module.weight, -bound, bound)
-    elif isinstance(module, nn.Linear):
-        nn.init.xavier_uniform_(module.weight)
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear) and module.bias is not None:
-        nn.init.zeros_(module.bias)
-
-
-def _upwards(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
-    return nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()
-
-
-def _convolutions(channels: int, outputs: int) -> nn.Sequential:
-    """The paper's critic; with `latent` outputs, the encoder."""
-    return nn.Sequential(
-        nn.Conv2d(channels, 64, 5, stride=2, padding=2),
-        nn.LeakyReLU(0.2),
-        nn.Conv2d(64, 128, 5, stride=2, padding=2),
-        nn.LeakyReLU(0.2),
-        nn.Conv2d(128, 256, 5, stride=2, padding=2),
-        nn.LeakyReLU(0.2),
-        nn.Flatten(),
-        nn.Linear(256 * 4 * 4, outputs),
-    )
 
 
 def _gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
@@ -437,10 +342,10 @@ def _gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _average(mean: nn.Module, live: nn.Module, decay: float, step: int) -> None:
-    """Move the running mean towards the live weights; early steps count little."""
+    """Move the running mean towards the live weights; the decay is smaller in early steps."""
     weight = 1 - min(decay, step / (step + 10))
-    for ours, theirs in zip(mean.state_dict().values(), live.state_dict().values(), strict=True):
-        if ours.is_floating_point():
-            ours.lerp_(theirs, weight)
+    for averaged, current in zip(mean.state_dict().values(), live.state_dict().values(), strict=True):
+        if averaged.is_floating_point():
+            averaged.lerp_(current, weight)
         else:
-            ours.copy_(theirs)
+            averaged.copy_(current)

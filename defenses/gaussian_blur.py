@@ -6,13 +6,11 @@ import math
 
 from torch import Tensor
 
-from benchmark.noise import Noise
-from benchmark.plugin import Config, infer
-from defenses.contract import Defense, defense
+from benchmark.api import Config, Defense, Noise, defense, infer
 
 
 class GaussianBlurConfig(Config):
-    """`sigma` is the standard deviation in pixels; the window reaches three of them to each side."""
+    """`sigma`: standard deviation in pixels; the window reaches three standard deviations to each side."""
 
     sigma: float = infer(1.0, gt=0, le=10)
 
@@ -30,11 +28,11 @@ class GaussianBlur(Defense[GaussianBlurConfig]):
         self.window = 2 * math.ceil(3 * config.sigma) + 1
         if self.window // 2 >= min(image_shape[1:]):
             raise ValueError(f"gaussian-blur: sigma {config.sigma:g} reaches beyond {image_shape[1:]} images")
-        # Seconds to import: planning makes no instance, and the time of a purification must not hold them.
+        # The import takes seconds. Planning needs no instance, and the purification time must not include it.
         from torchvision.transforms.functional import gaussian_blur
 
         self._blur = gaussian_blur
 
     def purify(self, x: Tensor, noise: Noise) -> Tensor:
         blurred: Tensor = self._blur(x, [self.window, self.window], [self.config.sigma, self.config.sigma])
-        return blurred.clamp(0, 1)  # the window's weights add up to 1 but for rounding
+        return blurred.clamp(0, 1)  # by rounding, the weights may add up to more than 1

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from benchmark.noise import Noise
-from benchmark.plugin import Config, infer
-from defenses.contract import Defense, defense
+from benchmark.api import Config, Defense, Noise, defense, infer
 
 
 class GaussianNoiseConfig(Config):
-    """`std` is the standard deviation on the [0, 1] scale."""
+    """`std`: standard deviation on the [0, 1] scale."""
 
     std: float = infer(0.1, ge=0, le=1)
 
 
 @defense("gaussian-noise")
 class GaussianNoise(Defense[GaussianNoiseConfig]):
-    """Adds Gaussian noise and clips, which by itself restores nothing."""
+    """Adds Gaussian noise and clips to [0, 1]; a control that restores nothing."""
 
     stochastic = True
     control = True

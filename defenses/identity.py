@@ -1,17 +1,15 @@
-"""No defense at all, as a row of its own."""
+"""The identity: a control that stands for no defense."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from benchmark.noise import Noise
-from benchmark.plugin import Config
-from defenses.contract import Defense, defense
+from benchmark.api import Config, Defense, Noise, defense
 
 
 @defense("identity")
 class Identity(Defense[Config]):
-    """Gives the images back unchanged: what no purifier at all would score."""
+    """Returns the images unchanged, to measure the classifier without a purifier."""
 
     control = True
 

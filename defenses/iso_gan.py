@@ -7,26 +7,23 @@ from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
+from benchmark.defenses.nets.ape_gan_networks import build_discriminator, build_generator, check_size
+from benchmark.defenses.nets.training_steps import adversarial_batch, update
 from torch import Tensor, nn
 
-from benchmark.datasets.contract import TrainingData
-from benchmark.noise import Noise
-from benchmark.plugin import Config, train
-from benchmark.training import Loop, steps_of
-from defenses.ape_nets import build_discriminator, build_generator, check_size
-from defenses.contract import Defense, defense
-from defenses.learning import attacked, update
+from benchmark.api import Config, Defense, Loop, Noise, TrainingData, defense, steps_of, train
 
 
 class IsoGanConfig(Config):
-    """`preset: paper` is 70,000 batches of 32 (one reading of its "70,00 epochs"); `cpu` fits two cores:
-    fewer batches, at a rate five times as high that falls to zero along half a cosine (`anneal`).
+    """`preset: paper` trains on 70,000 batches of 32 (a reading of its "70,00 epochs"); `cpu` is for two CPU
+    cores: fewer batches and a learning rate five times as high that falls to 0 along a cosine
+    (`anneal`).
 
     Weights of the generator's losses: `repair_weight` of MSE(G(x_adv), x), `recovery_weight` of
     MSE(G(x), x), `iso_weight` of MSE(G(x_adv), G(x)), `gan_weight` of the adversarial loss, `label_weight`
-    of the source classifier's cross-entropy on G(x_adv), `clean_label_weight` of the one on G(x), and
-    `pair_label_weight` of the divergence between its predictions for the two. `detach_clean` holds G(x)
-    still in the isomorphic loss, so that only the repaired image is moved towards the recovered one.
+    of the source classifier's cross-entropy on G(x_adv), `clean_label_weight` of that on G(x), and
+    `pair_label_weight` of the KL divergence between its predictions for both. `detach_clean` detaches G(x) in
+    the isomorphic loss, so that only G(x_adv) is moved towards G(x).
 
     `eps` of the FGSM training images is 0.3 for grey and 0.15 for colour images, as in the paper.
     """
@@ -55,14 +52,14 @@ class IsoGanConfig(Config):
 
 @defense("iso-gan")
 class IsoGan(Defense[IsoGanConfig]):
-    """Feeds the image to a generator that is to map an FGSM image and its clean original to the same image.
+    """Restores images by a generator trained to map an FGSM image and its clean image to the same image.
 
-    Our reading of an under-specified paper: neither the net nor a weight of its losses is printed, and no
-    code was published. The nets are APE-GAN's, which the paper says it improves on; its losses at image
-    level (repair, recovery, isomorphic) are mean squared errors of weight 1, the adversarial loss weighs 0.3
-    (in APE-GAN 0.3 against 0.7); its "label-level" loss is the cross-entropy of the source classifier
-    on the repaired image (the other reading, of real against generated, is the adversarial loss itself).
-    D sees repaired and recovered images in equal shares.
+    The paper is under-specified: it states neither the network nor the weights of its losses, and no code was
+    published. This is an interpretation. The networks are those of APE-GAN, on which the paper improves. The
+    image-level losses (repair, recovery, isomorphic) are mean squared errors of weight 1, and the adversarial
+    loss has weight 0.3 (in APE-GAN 0.3 against 0.7). The "label-level" loss is the cross-entropy of the
+    source classifier on the repaired image; read as real against generated it would be the adversarial loss
+    itself. D gets repaired images G(x_adv) and recovered images G(x) in equal shares.
     """
 
     trainable = True
@@ -98,10 +95,10 @@ class IsoGan(Defense[IsoGanConfig]):
             if config.anneal:
                 for adam in (adam_g, adam_d):
                     loop.cosine(adam, config.lr)
-            adversarial = attacked("fgsm", source, clean, labels, eps)
-            # one pass, so that batch normalisation sees both kinds as it will when purifying
+            adversarial = adversarial_batch("fgsm", source, clean, labels, eps)
+            # one pass, because batch normalisation will get both kinds of images when purifying
             repaired, recovered = self.generator(torch.cat([adversarial, clean])).chunk(2)
-            loss_d = _discriminate(discriminator, clean, repaired.detach(), recovered.detach())
+            loss_d = _discriminator_loss(discriminator, clean, repaired.detach(), recovered.detach())
             update(adam_d, loss_d)
             losses = self._losses(discriminator, source, clean, labels, repaired, recovered)
             loss_g = torch.stack(list(losses.values())).sum()
@@ -117,27 +114,27 @@ class IsoGan(Defense[IsoGanConfig]):
         repaired: Tensor,
         recovered: Tensor,
     ) -> dict[str, Tensor]:
-        """The generator's losses by name, weighted; those without a weight are left out."""
+        """The generator's losses by name, weighted; optional ones only if their weight is not 0."""
         config = self.config
-        twin = recovered.detach() if config.detach_clean else recovered
+        reference = recovered.detach() if config.detach_clean else recovered
         losses = {
             "repair": config.repair_weight * F.mse_loss(repaired, clean),
             "recovery": config.recovery_weight * F.mse_loss(recovered, clean),
-            "iso": config.iso_weight * F.mse_loss(repaired, twin),
+            "iso": config.iso_weight * F.mse_loss(repaired, reference),
         }
         if config.gan_weight:
-            deceived = discriminator(torch.cat([repaired, recovered]))
-            losses["gan"] = -config.gan_weight * F.logsigmoid(deceived).mean()
+            fake = discriminator(torch.cat([repaired, recovered]))
+            losses["gan"] = -config.gan_weight * F.logsigmoid(fake).mean()
         if config.label_weight or config.pair_label_weight:
-            scores = source(repaired)
-            losses["label"] = config.label_weight * F.cross_entropy(scores, labels)
+            logits = source(repaired)
+            losses["label"] = config.label_weight * F.cross_entropy(logits, labels)
         if config.clean_label_weight or config.pair_label_weight:
-            clean_scores = source(recovered)
-            losses["clean_label"] = config.clean_label_weight * F.cross_entropy(clean_scores, labels)
+            clean_logits = source(recovered)
+            losses["clean_label"] = config.clean_label_weight * F.cross_entropy(clean_logits, labels)
         if config.pair_label_weight:
             divergence = F.kl_div(
-                scores.log_softmax(dim=1),
-                clean_scores.log_softmax(dim=1),
+                logits.log_softmax(dim=1),
+                clean_logits.log_softmax(dim=1),
                 log_target=True,
                 reduction="batchmean",
             )
@@ -145,7 +142,12 @@ class IsoGan(Defense[IsoGanConfig]):
         return losses
 
 
-def _discriminate(discriminator: nn.Module, real: Tensor, repaired: Tensor, recovered: Tensor) -> Tensor:
-    """−log D(x) − ½ [log(1 − D(repaired)) + log(1 − D(recovered))]."""
-    made = discriminator(torch.cat([repaired, recovered]))
-    return -F.logsigmoid(discriminator(real)).mean() - F.logsigmoid(-made).mean()
+def _discriminator_loss(
+    discriminator: nn.Module, real: Tensor, repaired: Tensor, recovered: Tensor
+) -> Tensor:
+    """−log D(real) − ½ [log(1 − D(repaired)) + log(1 − D(recovered))], averaged over the batch.
+
+    D is the sigmoid of the discriminator's logits.
+    """
+    fake = discriminator(torch.cat([repaired, recovered]))
+    return -F.logsigmoid(discriminator(real)).mean() - F.logsigmoid(-fake).mean()

@@ -5,20 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from benchmark.noise import Noise
-from benchmark.plugin import Config, infer
-from defenses.contract import Defense, defense
+from benchmark.api import Config, Defense, Noise, defense, infer
 
 
 class JpegConfig(Config):
-    """`quality` as libjpeg counts it, 1 to 100."""
+    """`quality`: the quality setting of libjpeg, 1 to 100."""
 
     quality: int = infer(75, ge=1, le=100)
 
 
 @defense("jpeg")
 class Jpeg(Defense[JpegConfig]):
-    """Saves and reads back each image as JPEG (Guo et al. 2018 study it as a defense)."""
+    """Encodes and decodes each image as JPEG, as studied by Guo et al. 2018."""
 
     control = True
 
@@ -26,7 +24,7 @@ class Jpeg(Defense[JpegConfig]):
         super().__init__(config, image_shape, num_classes)
         if image_shape[0] not in (1, 3):
             raise ValueError(f"jpeg takes 1 or 3 channels, got {image_shape[0]}")
-        # Seconds to import: planning makes no instance, and the time of a purification must not hold them.
+        # The import takes seconds. Planning needs no instance, and the purification time must not include it.
         from torchvision.io import decode_jpeg, encode_jpeg
 
         self._encode, self._decode = encode_jpeg, decode_jpeg

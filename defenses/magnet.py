@@ -7,22 +7,18 @@ from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
+from benchmark.defenses.nets.training_steps import update
 from torch import Tensor, nn
 
-from benchmark.datasets.contract import TrainingData
-from benchmark.noise import Noise
-from benchmark.plugin import Config, train
-from benchmark.training import Loop, steps_of
-from defenses.contract import Defense, defense
-from defenses.learning import update
+from benchmark.api import Config, Defense, Loop, Noise, TrainingData, defense, steps_of, train
 
 
 class MagnetConfig(Config):
-    """`preset: paper` trains 100 epochs; `cpu` fits two cores: four, at ten times the rate.
+    """`preset: paper` trains 100 epochs; `cpu` is for two CPU cores: four epochs at ten times the rate.
 
-    Gaussian noise of standard deviation `noise` (the paper's volume, 0.1) is added to the training images.
-    `architecture: mnist` pools in the middle, `cifar` does not; None goes by the number of channels. The
-    published schedule is known for MNIST only.
+    `noise`: standard deviation of the Gaussian noise that is added to the training images (0.1 in the paper).
+    `architecture: mnist` has a pooling in the middle, `cifar` has none; null selects it by the number of
+    channels. The published schedule is for MNIST only.
     """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -41,12 +37,12 @@ class MagnetConfig(Config):
 
 @defense("magnet")
 class Magnet(Defense[MagnetConfig]):
-    """Feeds the image to an autoencoder that was trained to take noise away.
+    """Replaces the image by the output of a denoising autoencoder.
 
-    The reformer alone, without the detectors, which would reject images and purify none. Autoencoder I of
-    the paper: 3×3 convolutions with sigmoids, three filters, for MNIST one average pooling and upsampling
-    between them. It never sees an adversarial image. Two departures from the published code: the noise is
-    drawn anew for each batch, and the tiny regulariser is on the weights, where the code has it on the
+    Only the reformer: the detectors of MagNet reject images and do not purify them. The network is
+    autoencoder I of the paper: 3×3 convolutions with sigmoids and three filters, for MNIST with average
+    pooling and upsampling between them. It is trained without adversarial images. Two differences from the
+    published code: each batch draws new noise, and the small regulariser is on the weights instead of the
     outputs of layers.
     """
 
@@ -76,7 +72,7 @@ class Magnet(Defense[MagnetConfig]):
 
 
 def build_autoencoder(channels: int, *, pools: bool) -> nn.Sequential:
-    """Convolutions of three filters, with a pooling in the middle or without."""
+    """Convolutions with three filters; `pools` adds a pooling and an upsampling in the middle."""
     down = [nn.AvgPool2d(2)] if pools else []
     up = [nn.Upsample(scale_factor=2)] if pools else []
     return nn.Sequential(
@@ -92,6 +88,6 @@ def build_autoencoder(channels: int, *, pools: bool) -> nn.Sequential:
 
 def _convolution(inputs: int, outputs: int) -> tuple[nn.Module, nn.Module]:
     layer = nn.Conv2d(inputs, outputs, 3, padding=1)
-    nn.init.xavier_uniform_(layer.weight)  # as in the code's library; at torch's own scale it hardly learns
+    nn.init.xavier_uniform_(layer.weight)  # as in the published code; with torch's default it hardly learns
     nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
     return layer, nn.Sigmoid()

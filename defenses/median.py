@@ -6,19 +6,17 @@ import torch.nn.functional as F
 from pydantic import field_validator
 from torch import Tensor
 
-from benchmark.noise import Noise
-from benchmark.plugin import Config, infer
-from defenses.contract import Defense, defense
+from benchmark.api import Config, Defense, Noise, defense, infer
 
 
 class MedianConfig(Config):
-    """`size` is the side of the square window in pixels, odd."""
+    """`size`: side of the square window in pixels; odd."""
 
     size: int = infer(3, ge=1, le=15)
 
     @field_validator("size")
     @classmethod
-    def _odd(cls, size: int) -> int:
+    def _require_odd(cls, size: int) -> int:
         if size % 2 == 0:
             raise ValueError("must be odd")
         return size
@@ -26,7 +24,7 @@ class MedianConfig(Config):
 
 @defense("median")
 class Median(Defense[MedianConfig]):
-    """Replaces each pixel by the median of its neighbourhood (Xu et al. 2018, feature squeezing)."""
+    """Replaces each pixel by the median of its neighbourhood (feature squeezing, Xu et al. 2018)."""
 
     control = True
 

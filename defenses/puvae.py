@@ -11,38 +11,46 @@ from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
+from benchmark.defenses.nets.training_steps import StopCriterion
 from torch import Tensor, nn
 
-from benchmark.datasets.contract import TrainingData
-from benchmark.noise import Noise
-from benchmark.plugin import Config, infer, train
-from benchmark.training import Loop, steps_of
-from defenses.contract import Defense, Scorer, Surrogate, defense
-from defenses.learning import Goal, check_small
+from benchmark.api import (
+    Config,
+    Defense,
+    Loop,
+    Noise,
+    Scorer,
+    Surrogate,
+    TrainingData,
+    defense,
+    infer,
+    require_small_images,
+    steps_of,
+    train,
+)
 
 _FILTERS = 32
 _HIDDEN = 1024
-
-_SOFTNESS = 0.1
+_TEMPERATURE = 0.1
 
 
 class PuVaeConfig(Config):
-    """`preset: paper` trains 350 epochs in batches of 512, as A. Wester's replication did; `cpu` fits two
-    cores: smaller and fewer batches, at a rate that falls to zero along half a cosine (`anneal`), with
-    gradients clipped to a norm of `clip`.
-    Without that limit single images on which the weighty cross-entropy is large throw the training back.
+    """`preset: paper` trains 350 epochs in batches of 512, as in the replication by A. Wester; `cpu` is for
+    two CPU cores: smaller and fewer batches, a learning rate that falls to 0 along a cosine (`anneal`), and
+    gradients clipped to a norm of `clip`. Without clipping, single images with a large cross-entropy, which
+    has a large weight, disturb the training.
 
     `latent` is 50 on MNIST, 100 on Fashion-MNIST, 256 on CIFAR. Weights of the losses: `rc_weight` of the
     reconstruction (binary cross-entropy, summed over pixels), `kl_weight` of the divergence (mean over
-    latents), `ce_weight` of the source classifier's cross-entropy; all are means over the batch. The
-    paper gives no values; these are those of the thesis implementation by A. Wester.
+    latents), `ce_weight` of the source classifier's cross-entropy; all are means over the batch. The paper
+    gives no values; these are from the thesis of A. Wester.
 
     Every `check_every` batches (0: never) 500 validation images are purified, clean and with FGSM of 0.3
-    against the source; training ends once that adds no more than `stop_clean` to the source's error and
-    leaves no more than `stop_fgsm`.
+    against the source. Training ends when this adds at most `stop_clean` to the source's error and the FGSM
+    error is at most `stop_fgsm`.
 
-    At inference `noise` is the standard deviation of the latent noise, in place of 1, and each label is
-    tried with `samples` draws, of which the nearest counts.
+    At inference `noise` is the standard deviation of the latent noise, instead of 1. Each label is tried with
+    `samples` draws, and the nearest reconstruction of all is used.
     """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -76,17 +84,17 @@ class PuVaeConfig(Config):
 class PuVae(Defense[PuVaeConfig]):
     """Reconstructs the image under every label with a conditional VAE and keeps the nearest one.
 
-    Nearest is by the root of the mean squared error over all pixels and channels. The label enters the
-    encoder after the convolutional features, which are computed once for all labels. Readings:
+    The distance is the root of the mean squared error over all pixels and channels. The label enters the
+    encoder after the convolutional features, which are computed once for all labels. Interpretations:
 
-    * the printed divergence, log(σ² − 1), has its minimum at the wrong place; it is
-      ½ (μ² + σ² − log σ² − 1), averaged over latents, here;
+    * the printed divergence, log(σ² − 1), has its minimum at the wrong value; here it is
+      ½ (μ² + σ² − log σ² − 1), averaged over latents;
     * `latent` and the noise at inference are those of replications (the paper's figure has 32 latents), and
-      the layers begin at He's scale;
+      the layers have He initialisation;
     * the output layer of the decoder is not in the paper's figure: at 28×28 an unpadded 7×7 transposed
-      convolution leads from 1×1 to 7×7, two more to 28×28, and a 3×3 one to the channels of the image
-      (925,569 parameters with 32 latents); at 32×32 three lead from 4×4 to 32×32 and its channels;
-    * the label it chooses is its own decision, which the records give as `label_error`.
+      convolution goes from 1×1 to 7×7, two more to 28×28, and a 3×3 one to the channels of the image
+      (925,569 parameters with 32 latents); at 32×32 three go from 4×4 to 32×32 and its channels;
+    * the label that it chooses is a prediction of its own; its error is `label_error` in the records.
     """
 
     trainable = True
@@ -98,7 +106,7 @@ class PuVae(Defense[PuVaeConfig]):
 
     def __init__(self, config: PuVaeConfig, image_shape: tuple[int, int, int], num_classes: int) -> None:
         super().__init__(config, image_shape, num_classes)
-        check_small(self.name, image_shape)
+        require_small_images(self.name, image_shape)
         self.encoder = Encoder(image_shape, config.latent, num_classes)
         self.decoder = Decoder(image_shape, config.latent, num_classes)
         self.apply(_initialise)
@@ -111,61 +119,63 @@ class PuVae(Defense[PuVaeConfig]):
         latents = self._latents(x, noise)
         with torch.no_grad():
             nearest = _distances(self._decode(latents), x).argmin(dim=1)
-        # decoded once more, which costs a tenth: else gradients would go through the labels not chosen, too
+        # decoded again, at a tenth of the cost, because gradients must not flow through the other labels
         chosen = latents[torch.arange(len(x), device=x.device), nearest]
         label = nearest % self.num_classes
         return self.decoder(chosen, label), label
 
     def surrogate(self, name: str, target: Scorer, noise: Noise) -> Surrogate:
-        """`soft-selection`: the scores of all reconstructions, weighed by how near they are.
+        """`soft-selection`: the logits of the average reconstruction, weighted by a softmax of distances.
 
-        `selection`: minus the distance to the nearest reconstruction under each label, so that to fool it is
-        to make the defense choose another label's. Distances are taken over their spread in both.
+        `selection`: minus the distance to the nearest reconstruction under each label. An image that fools
+        it makes the defense choose the reconstruction under another label. Both divide the distances by their
+        standard deviation.
         """
 
         def soft_selection(x: Tensor) -> Tensor:
-            made = self._under_every_label(x, noise)
-            apart = _distances(made, x)
-            weights = (-apart / (_SOFTNESS * apart.detach().std(dim=1, keepdim=True))).softmax(dim=1)
-            return target((weights[:, :, None, None, None] * made).sum(dim=1))
+            images = self._reconstruct(x, noise)
+            distances = _distances(images, x)
+            scale = _TEMPERATURE * distances.detach().std(dim=1, keepdim=True)
+            weights = (-distances / scale).softmax(dim=1)
+            return target((weights[:, :, None, None, None] * images).sum(dim=1))
 
         def selection(x: Tensor) -> Tensor:
-            apart = _distances(self._under_every_label(x, noise), x)
-            apart = apart.reshape(len(x), -1, self.num_classes).amin(dim=1)
-            return -apart / apart.detach().std(dim=1, keepdim=True)
+            distances = _distances(self._reconstruct(x, noise), x)
+            distances = distances.reshape(len(x), -1, self.num_classes).amin(dim=1)
+            return -distances / distances.detach().std(dim=1, keepdim=True)
 
         return Surrogate({"soft-selection": soft_selection, "selection": selection}[name])
 
-    def _under_every_label(self, x: Tensor, noise: Noise) -> Tensor:
-        """Reconstructions (B, samples · classes, C, H, W), the labels of each sample in turn."""
+    def _reconstruct(self, x: Tensor, noise: Noise) -> Tensor:
+        """Reconstructions (B, samples · classes, C, H, W) under every label, sample by sample."""
         return self._decode(self._latents(x, noise))
 
     def _latents(self, x: Tensor, noise: Noise) -> Tensor:
-        """Latents (B, samples · classes, latent), the labels of each sample in turn."""
+        """Latents (B, samples · classes, latent) under every label, sample by sample."""
         config = self.config
         mean, std = self.encoder.for_every_label(x)
-        drawn = noise.normal_like(mean[:, None].expand(-1, config.samples, -1, -1))
-        return (mean[:, None] + config.noise * std[:, None] * drawn).flatten(1, 2)
+        normal = noise.normal_like(mean[:, None].expand(-1, config.samples, -1, -1))
+        return (mean[:, None] + config.noise * std[:, None] * normal).flatten(1, 2)
 
     def _decode(self, latents: Tensor) -> Tensor:
         labels = torch.arange(latents.shape[1], device=latents.device) % self.num_classes
-        made = self.decoder(latents.flatten(0, 1), labels.repeat(len(latents)))
-        return made.unflatten(0, latents.shape[:2])  # type: ignore[no-any-return]
+        images = self.decoder(latents.flatten(0, 1), labels.repeat(len(latents)))
+        return images.unflatten(0, latents.shape[:2])  # type: ignore[no-any-return]
 
     def fit(self, data: TrainingData, source: nn.Module, generator: torch.Generator) -> None:
         config = self.config
         adam = torch.optim.Adam(self.parameters(), lr=config.lr, fused=True)
         steps = steps_of(data, epochs=config.epochs, batch_size=config.batch_size, at_least=config.min_steps)
         loop = Loop(self, data, generator, batch_size=config.batch_size, steps=steps, adam=adam)
-        goal = Goal(config.stop_clean, config.stop_fgsm, images=500)
+        criterion = StopCriterion(config.stop_clean, config.stop_fgsm, images=500)
         for images, labels in loop:
             if config.anneal:
                 loop.cosine(adam, config.lr)
             mean, std = self.encoder(images, labels)
-            made = self.decoder(mean + std * torch.randn_like(std), labels)
-            rc = F.binary_cross_entropy(made, images, reduction="sum") / len(images)
+            decoded = self.decoder(mean + std * torch.randn_like(std), labels)
+            rc = F.binary_cross_entropy(decoded, images, reduction="sum") / len(images)
             kl = 0.5 * (mean.square() + std.square() - 2 * std.log() - 1).mean()
-            ce = F.cross_entropy(source(made), labels)
+            ce = F.cross_entropy(source(decoded), labels)
             loss = config.rc_weight * rc + config.kl_weight * kl + config.ce_weight * ce
             adam.zero_grad()
             loss.backward()
@@ -174,19 +184,19 @@ class PuVae(Defense[PuVaeConfig]):
             adam.step()
             loop.report(loss=loss, rc=rc, kl=kl, ce=ce)
             if config.check_every and loop.step % config.check_every == 0:
-                goal.look(loop, self, self._with_fixed_noise, data, source)
+                criterion.check(loop, self, self._with_fixed_noise, data, source)
 
     def _with_fixed_noise(self, x: Tensor) -> Tensor:
         return self.purify(x, Noise(0, range(len(x))))
 
 
-def _distances(made: Tensor, x: Tensor) -> Tensor:
-    """The mean squared error of each reconstruction (B, reconstructions): its root keeps the order."""
-    return (made - x[:, None]).square().flatten(2).mean(dim=2)
+def _distances(images: Tensor, x: Tensor) -> Tensor:
+    """The mean squared error of each reconstruction (B, reconstructions); the root has the same order."""
+    return (images - x[:, None]).square().flatten(2).mean(dim=2)
 
 
 class Encoder(nn.Module):
-    """q(z | x, y): three dilated 7×7 convolutions; then, with the label, two dense layers to mean and std."""
+    """q(z | x, y): three dilated 7×7 convolutions, then with the label two dense layers to mean and std."""
 
     def __init__(self, image_shape: tuple[int, int, int], latent: int, classes: int) -> None:
         super().__init__()
@@ -201,7 +211,7 @@ class Encoder(nn.Module):
             nn.Flatten(),
         )
         self.classes = classes
-        # one dense layer in two parts: features are computed once for all labels
+        # one dense layer in two parts, so that the features are computed once for all labels
         self.from_features = nn.Linear(_FILTERS * height * width, _HIDDEN)
         self.from_label = nn.Linear(classes, _HIDDEN, bias=False)
         self.statistics = nn.Sequential(
@@ -210,25 +220,25 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation, each (B, latent)."""
-        return self._statistics(self.from_features(self.features(x)) + self._from_labels(labels))
+        return self._mean_and_std(self.from_features(self.features(x)) + self._embed(labels))
 
     def for_every_label(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation under each label, each (B, classes, latent)."""
         labels = torch.arange(self.classes, device=x.device)
         hidden = self.from_features(self.features(x))[:, None]
-        return self._statistics(hidden + self._from_labels(labels))
+        return self._mean_and_std(hidden + self._embed(labels))
 
-    def _from_labels(self, labels: Tensor) -> Tensor:
+    def _embed(self, labels: Tensor) -> Tensor:
         weight = self.from_label.weight
         return self.from_label(F.one_hot(labels, self.classes).to(weight.dtype))  # type: ignore[no-any-return]
 
-    def _statistics(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    def _mean_and_std(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         mean, spread = self.statistics(hidden).chunk(2, dim=-1)
         return mean, F.softplus(spread) + 1e-6
 
 
 class Decoder(nn.Module):
-    """p(x | z, y): a dense layer of 512 with the label, then transposed 7×7 convolutions of stride 2."""
+    """p(x | z, y): a dense layer with the label to 512 values, then transposed 7×7 convolutions."""
 
     def __init__(self, image_shape: tuple[int, int, int], latent: int, classes: int) -> None:
         super().__init__()
@@ -264,11 +274,13 @@ class Decoder(nn.Module):
 
 
 def _initialise(module: nn.Module) -> None:
-    """He et al. 2015, "Delving Deep into Rectifiers": at torch's own scale signals shrink layer by layer."""
+    """He et al. 2015, "Delving Deep into Rectifiers"; with torch's defaults signals shrink layer by layer."""
     if isinstance(module, nn.ConvTranspose2d):
-        # how many places reach one pixel: the first layer of the 28×28 decoder gets an image of 1×1
-        places = math.prod(module.kernel_size) / math.prod(module.stride) if module.in_channels < 512 else 1
-        nn.init.normal_(module.weight, std=math.sqrt(2 / (module.in_channels * places)))
+        # positions that contribute to one pixel; the input of the 28×28 decoder's first layer is 1×1
+        positions = (
+            math.prod(module.kernel_size) / math.prod(module.stride) if module.in_channels < 512 else 1
+        )
+        nn.init.normal_(module.weight, std=math.sqrt(2 / (module.in_channels * positions)))
     elif isinstance(module, nn.Conv2d | nn.Linear):
         nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear) and module.bias is not None:

@@ -1,17 +1,15 @@
-"""Rounding to 8 bits, which every saved image undergoes."""
+"""Rounding to 8 bits, as when an image is saved."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from benchmark.noise import Noise
-from benchmark.plugin import Config
-from defenses.contract import Defense, defense
+from benchmark.api import Config, Defense, Noise, defense
 
 
 @defense("round8")
 class Round8(Defense[Config]):
-    """Rounds each pixel to the nearest of 256 levels; undoes zero-margin attacks, protects from nothing."""
+    """Rounds each pixel to 256 levels, which undoes only attacks with almost no margin."""
 
     control = True
 

@@ -1,6 +1,7 @@
-"""Total variation minimisation (Guo et al. 2018, "Countering Adversarial Images ...").
+"""Total variation minimisation.
 
-The paper calls it total variance minimisation.
+Guo et al. 2018, "Countering Adversarial Images Using Input Transformations", calls
+it total variance minimisation.
 """
 
 from __future__ import annotations
@@ -9,16 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmark.noise import Noise
-from benchmark.plugin import Config, infer
-from defenses.contract import Defense, defense
+from benchmark.api import Config, Defense, Noise, defense, infer
 
 
 class TvMinConfig(Config):
-    """`keep`: share of pixels that are kept; `weight` of the total variation; `iterations` of descent.
+    """`keep`: share of the pixels that are kept; `weight`: weight of the total variation.
 
-    `smoothing` rounds off the corner of the absolute value; the smaller, the sharper the edges and the
-    slower the descent.
+    `iterations`: gradient steps. `smoothing` makes the absolute value differentiable at 0: smaller values
+    give sharper edges and slower convergence.
     """
 
     keep: float = infer(0.5, gt=0, le=1)
@@ -29,14 +28,14 @@ class TvMinConfig(Config):
 
 @defense("tv-min")
 class TvMin(Defense[TvMinConfig]):
-    """Drops random pixels and fills the image in again with as little variation as possible.
+    """Drops random pixels and reconstructs the image with minimal total variation.
 
-    Minimises ½ ‖mask · (z − x)‖² + weight · TV(z) by accelerated gradient steps, TV being the smoothed
-    isotropic total variation of each channel. Guo et al. sum the norms of whole rows and columns and do
-    not square the first term; ART's version of that is not used because its gradient does not belong to
-    its loss, and because it draws its mask from numpy's global generator.
+    It minimises ½ ‖mask · (z − x)‖² + weight · TV(z) by accelerated gradient steps, where TV is the smoothed
+    isotropic total variation of each channel. Guo et al. sum the norms of whole rows and columns and do not
+    square the first term. ART's implementation of that is not used, because its gradient is not that of its
+    loss, and because it draws the mask from numpy's global generator.
 
-    Every step is differentiable, so attacks see the whole of it.
+    Every step is differentiable, so that attacks get the gradient of all of them.
     """
 
     stochastic = True
@@ -45,20 +44,22 @@ class TvMin(Defense[TvMinConfig]):
     def purify(self, x: Tensor, noise: Noise) -> Tensor:
         config = self.config
         mask = (noise.uniform_like(x[:, :1]) < config.keep).to(x.dtype)
-        # dropped pixels begin at the mean of the kept ones around them
+        # dropped pixels start at the mean of the kept pixels around them
         weights = F.avg_pool2d(mask, 5, stride=1, padding=2)
-        around = F.avg_pool2d(mask * x, 5, stride=1, padding=2) / weights.clamp(min=1e-3)
-        z = previous = torch.where(mask > 0, x, around)
-        step = 1 / (1 + 8 * config.weight / config.smoothing)  # of the gradient's Lipschitz constant
+        local_mean = F.avg_pool2d(mask * x, 5, stride=1, padding=2) / weights.clamp(min=1e-3)
+        z = previous = torch.where(mask > 0, x, local_mean)
+        # the inverse of the gradient's Lipschitz constant
+        step = 1 / (1 + 8 * config.weight / config.smoothing)
         for i in range(config.iterations):
-            ahead = z + i / (i + 3) * (z - previous)
-            gradient = mask * (ahead - x) + config.weight * _variation_gradient(ahead, config.smoothing)
-            previous, z = z, ahead - step * gradient
+            lookahead = z + i / (i + 3) * (z - previous)
+            data_gradient = mask * (lookahead - x)
+            gradient = data_gradient + config.weight * _variation_gradient(lookahead, config.smoothing)
+            previous, z = z, lookahead - step * gradient
         return z.clamp(0, 1)
 
 
 def _variation_gradient(z: Tensor, smoothing: float) -> Tensor:
-    """Gradient of Σ sqrt(dx² + dy² + smoothing²), differences to the right and downwards."""
+    """The gradient of Σ sqrt(dx² + dy² + smoothing²) with forward differences dx and dy."""
     right = F.pad(z[..., :, 1:] - z[..., :, :-1], (0, 1))
     down = F.pad(z[..., 1:, :] - z[..., :-1, :], (0, 0, 0, 1))
     length = (right.square() + down.square() + smoothing**2).sqrt()

@@ -1,7 +1,7 @@
-"""What `mkdocs build` adds to the pages of this folder: those that lie elsewhere, and the parameters.
+"""A hook for `mkdocs build`: adds pages from other folders, and a page with all parameters.
 
-The README, the flags, the results and whatever pages link to become part of the site, under the places that
-links lead to there; on the file system the same links lead to the files themselves.
+The README, the flags, the results and every linked file become part of the site. In the repository the
+same links point to the files themselves.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any
 
 from mkdocs.structure.files import File, Files
 
-from benchmark.catalogue import describe, explain
-from benchmark.registry import KINDS, default_registry
-from benchmark.threats import THREATS
+from benchmark.cli.catalogue import describe_plugin, show
+from benchmark.plan.threats import THREATS
+from benchmark.plugins.registry import KINDS, default_registry
 
 _ROOT = Path(__file__).resolve().parent.parent
 _PLACES = {
@@ -28,7 +28,7 @@ _LINK = re.compile(r"\]\(([^)#:\s]+)(#[^)\s]*)?\)")
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Adds the pages and files that are linked, from anywhere in the repository, and the parameters."""
+    """Add the linked pages and files of the repository, and the page with all parameters."""
     files.append(File.generated(config, "parameters.md", content=_parameters()))
     waiting = [f"docs/{file.src_uri}" for file in files if file.src_uri.endswith(".md")]
     waiting = [path for path in waiting if (_ROOT / path).is_file()] + list(_PLACES)
@@ -42,25 +42,25 @@ def on_files(files: Files, config: Any) -> Files:
             files.append(File.generated(config, _place(path), abs_src_path=str(_ROOT / path)))
         if path.endswith(".md"):
             text = (_ROOT / path).read_text(encoding="utf-8")
-            waiting += [link for link, _ in map(_led_to(path), _LINK.finditer(text)) if link is not None]
+            waiting += [link for link, _ in map(_resolver(path), _LINK.finditer(text)) if link is not None]
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Turns links between files of the repository into links between places of the site."""
+    """Turn links between files of the repository into links between pages of the site."""
     origins = {place: path for path, place in _PLACES.items()}
     uri = page.file.src_uri
     path = origins.get(uri) or (uri.removeprefix("repository/") if "repository/" in uri else f"docs/{uri}")
-    led_to = _led_to(path)
+    resolve = _resolver(path)
 
-    def relinked(match: re.Match[str]) -> str:
-        target, anchor = led_to(match)
+    def relink(match: re.Match[str]) -> str:
+        target, anchor = resolve(match)
         if target is None:
             return match.group()
         up = "../" * (len(PurePosixPath(uri).parts) - 1)
         return f"]({up}{_place(target)}{anchor})"
 
-    return _LINK.sub(relinked, markdown)
+    return _LINK.sub(relink, markdown)
 
 
 def _place(path: str) -> str:
@@ -69,8 +69,8 @@ def _place(path: str) -> str:
     return path.removeprefix("docs/") if path.startswith("docs/") else f"repository/{path}"
 
 
-def _led_to(path: str) -> Any:
-    """For the links of a file: the file of the repository that each leads to, or None, and the anchor."""
+def _resolver(path: str) -> Any:
+    """A function from a link in a file to the linked file of the repository, or None, and the anchor."""
 
     def target(match: re.Match[str]) -> tuple[str | None, str]:
         file = ((_ROOT / path).parent / match.group(1)).resolve()
@@ -81,15 +81,15 @@ def _led_to(path: str) -> Any:
 
 
 def _parameters() -> str:
-    """Every plugin with its parameters, as `bench show` prints them."""
-    parts = ["# Every parameter", "What `bench show NAME` prints, made from the plugins themselves."]
+    """All plugins with their parameters, as `bench show` prints them."""
+    parts = ["# Every parameter", "The output of `bench show NAME`, made from the plugins themselves."]
     registry = default_registry()
     for kind in KINDS:
         parts.append(f"## {kind.capitalize()}s")
         for entry in registry.entries(kind):
-            text = describe(entry).replace(f"{_ROOT}/", "")
+            text = describe_plugin(entry).replace(f"{_ROOT}/", "")
             parts += [f"### {entry.name} ({kind})", f"```text\n{text}\n```"]
     parts.append("## Threats")
     for name in THREATS:
-        parts += [f"### {name} (threat)", f"```text\n{explain(name, [])}\n```"]
+        parts += [f"### {name} (threat)", f"```text\n{show(name, [])}\n```"]
     return "\n\n".join(parts) + "\n"

@@ -1,1 +1,1 @@
-"""Classifiers under protection: one file per family, and the contract."""
+"""The built-in targets, the classifiers that defenses protect: one file per family."""

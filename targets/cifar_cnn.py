@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from benchmark.targets.loading.recipe import RecipeConfig, TrainedTarget
 from torch import nn
 
-from benchmark.plugin import train
-from targets.contract import target
-from targets.recipe import RecipeConfig, TrainedTarget, check_small
+from benchmark.api import require_small_images, target, train
 
 
 class CifarCnnConfig(RecipeConfig):
@@ -17,10 +16,11 @@ class CifarCnnConfig(RecipeConfig):
 
 @target("cifar-d")
 class CifarD(TrainedTarget[CifarCnnConfig]):
-    """Model D: four 3×3 convolutions with two poolings, two dense layers of 256 (Carlini's CIFAR net).
+    """Model D: four 3×3 convolutions with two poolings, two dense layers of 256 (Carlini's CIFAR network).
 
-    The paper leaves the paddings open: unpadded here as in Carlini's code (32 → 30 → 28 → 14 → 12 → 10 → 5),
-    and the pixels less 0.5, as there. The paper's clean error is 20.2 %. For 28×28 and 32×32 images.
+    The paper does not state the padding. Here it is none (32 → 30 → 28 → 14 → 12 → 10 → 5), and 0.5 is
+    subtracted from the pixels, both as in Carlini's code. The paper's clean error is 20.2 %. Takes 28×28 and
+    32×32 images.
     """
 
     centre = 0.5
@@ -28,7 +28,7 @@ class CifarD(TrainedTarget[CifarCnnConfig]):
 
     def __init__(self, config: CifarCnnConfig, image_shape: tuple[int, int, int], num_classes: int) -> None:
         super().__init__(config, image_shape, num_classes)
-        check_small(self.name, image_shape)
+        require_small_images(self.name, image_shape)
         side = ((image_shape[1] - 4) // 2 - 4) // 2
         self.layers = nn.Sequential(
             nn.Conv2d(image_shape[0], 64, 3),

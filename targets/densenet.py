@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+from benchmark.targets.loading.recipe import DeepConfig, TrainedTarget, initialise
 from torch import Tensor, nn
 
-from targets.contract import target
-from targets.recipe import DeepConfig, TrainedTarget, check_small, initialise
+from benchmark.api import require_small_images, target
 
 _DEPTH = 40
 _GROWTH = 12
@@ -19,9 +19,9 @@ _FIRST = 16
 class DenseNet40(TrainedTarget[DeepConfig]):
     """DenseNet of depth 40 and growth rate 12, without bottlenecks or compression.
 
-    A 3×3 stem of 16 filters, three dense blocks of 12 layers, halved in size between them: 1.0 million
-    weights. No dropout, as in the paper where images are augmented. The clean error of the APE-GAN paper's
-    DenseNet is 9.9 % on CIFAR-10. For 28×28 and 32×32 images.
+    A 3×3 convolution with 16 filters and three dense blocks of 12 layers, with the size halved between them:
+    1.0 million weights. No dropout, as in the paper for augmented images. The clean error of the DenseNet in
+    the APE-GAN paper is 9.9 % on CIFAR-10. Takes 28×28 and 32×32 images.
     """
 
     centre = 0.5
@@ -29,7 +29,7 @@ class DenseNet40(TrainedTarget[DeepConfig]):
 
     def __init__(self, config: DeepConfig, image_shape: tuple[int, int, int], num_classes: int) -> None:
         super().__init__(config, image_shape, num_classes)
-        check_small(self.name, image_shape)
+        require_small_images(self.name, image_shape)
         self.layers = nn.Sequential(*_layers(image_shape[0], num_classes))
         self.apply(initialise)
 
@@ -48,7 +48,7 @@ def _layers(channels: int, num_classes: int) -> Iterator[nn.Module]:
 
 
 class _Dense(nn.Module):
-    """A layer that adds its filters to all that came before it."""
+    """A layer that concatenates its filters to its input."""
 
     def __init__(self, inputs: int) -> None:
         super().__init__()

@@ -1,19 +1,19 @@
 """The MNIST classifiers A, B and C of the APE-GAN paper (Shen et al. 2017, Table 5), ending in logits.
 
-The paper leaves paddings open for A and B: 3×3 convolutions are unpadded here (28 → 26 → 24 → 12).
-C follows cleverhans, its origin: paddings SAME, VALID, VALID (28 → 14 → 5 → 1).
+The paper does not state the padding of A and B; here their 3×3 convolutions have none (28 → 26 → 24 → 12).
+C is from cleverhans and has its padding: SAME, VALID, VALID (28 → 14 → 5 → 1).
 """
 
 from __future__ import annotations
 
+from benchmark.targets.loading.recipe import RecipeConfig, TrainedTarget
 from torch import nn
 
-from targets.contract import target
-from targets.recipe import RecipeConfig, TrainedTarget
+from benchmark.api import target
 
 
 class _MnistCnn(TrainedTarget[RecipeConfig]):
-    """The subclasses build the layers."""
+    """Base class of the three models; subclasses build the layers."""
 
     def __init__(self, config: RecipeConfig, image_shape: tuple[int, int, int], num_classes: int) -> None:
         super().__init__(config, image_shape, num_classes)
@@ -49,7 +49,7 @@ class MnistA(_MnistCnn):
 
 @target("mnist-b")
 class MnistB(_MnistCnn):
-    """Model B: four 3×3 convolutions with two poolings, two dense layers of 200 (Carlini's MNIST net)."""
+    """Model B: four 3×3 convolutions with two poolings, two dense layers of 200 (Carlini's MNIST network)."""
 
     channels_last = True
 

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import torch.nn.functional as F
+from benchmark.targets.loading.recipe import DeepConfig, TrainedTarget, initialise
 from torch import Tensor, nn
 
-from targets.contract import target
-from targets.recipe import DeepConfig, TrainedTarget, check_small, initialise
+from benchmark.api import require_small_images, target
 
 
 @target("resnet18")
 class ResNet18(TrainedTarget[DeepConfig]):
-    """ResNet18 in its usual form for CIFAR: a 3×3 stem without pooling, four stages of two blocks.
+    """ResNet18 in its usual form for CIFAR: a 3×3 convolution without pooling, four stages of two blocks.
 
-    The stages have 64, 128, 256 and 512 filters and end in the mean over all places: 11.2 million weights.
-    The clean error of the APE-GAN paper's ResNet18 is 7.1 % on CIFAR-10. For 28×28 and 32×32 images.
+    The stages have 64, 128, 256 and 512 filters and are followed by global average pooling: 11.2 million
+    weights. The clean error of the ResNet18 in the APE-GAN paper is 7.1 % on CIFAR-10. Takes 28×28 and 32×32
+    images.
     """
 
     centre = 0.5
 
     def __init__(self, config: DeepConfig, image_shape: tuple[int, int, int], num_classes: int) -> None:
         super().__init__(config, image_shape, num_classes)
-        check_small(self.name, image_shape)
+        require_small_images(self.name, image_shape)
         stages = [(64, 64, 1), (64, 128, 2), (128, 256, 2), (256, 512, 2)]
         self.layers = nn.Sequential(
             _convolution(image_shape[0], 64),
@@ -40,7 +41,7 @@ class ResNet18(TrainedTarget[DeepConfig]):
 
 
 class _Block(nn.Module):
-    """Two 3×3 convolutions beside a shortcut, which is a 1×1 convolution where shapes differ."""
+    """Two 3×3 convolutions and a shortcut, which is a 1×1 convolution if the shapes differ."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()

@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
+from benchmark.targets.loading.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessed
 from torch import Tensor, nn
 
-from benchmark.errors import PluginError
-from benchmark.files import digest_of_file
-from benchmark.opened_files import unwatched
-from benchmark.plugin import Config, ConfigT, param
-from targets.contract import GivenTarget, target
-from targets.preparation import IMAGENET_MEAN, IMAGENET_STD, Prepared
+from benchmark.api import (
+    Config,
+    ConfigT,
+    PluginError,
+    PretrainedTarget,
+    Trust,
+    digest_of_file,
+    param,
+    target,
+    unwatched,
+)
 
 _CLASSES = 1000
 
 
-class _TorchvisionNet(GivenTarget[ConfigT]):
-    """torchvision's network and weights; its file is looked for where torchvision puts it.
+class _TorchvisionNet(PretrainedTarget[ConfigT]):
+    """A network of torchvision with its weights, which are read from torchvision's own folder.
 
     Attributes:
         builder: Name of the function in torchvision.models.
-        enumeration: Name of its weights there.
-        size: Height and width that images are resized to.
-        arguments: What the function is called with.
+        enumeration: Name of the enumeration of its weights there.
+        size: Height and width to which images are resized.
+        arguments: Arguments of the function.
     """
 
     builder: ClassVar[str]
@@ -49,32 +55,32 @@ class _TorchvisionNet(GivenTarget[ConfigT]):
         return getattr(models, cls.enumeration)[config.weights]
 
     @classmethod
-    def rests_on(cls, config: Any, trusted: Collection[Path]) -> Mapping[str, str]:
+    def rests_on(cls, config: Any, trusted: Trust) -> Mapping[str, str]:
         return {"weights": _file_name(cls._weights(config))}
 
-    def load(self, trusted: Collection[Path]) -> None:
+    def load(self, trusted: Trust) -> None:
         from torchvision import models
 
         weights = self._weights(self.config)
         network = getattr(models, self.builder)(weights=None, **self.arguments)
-        with unwatched():  # its checksum is in its name, which is in the key
+        with unwatched():  # the key contains the file name, which contains the checksum
             network.load_state_dict(_downloaded(self.name, weights))
-        self.network = Prepared(network, size=self.size, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+        self.network = Preprocessed(network, size=self.size, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network(x)  # type: ignore[no-any-return]
 
 
 class ResNet50Config(Config):
-    """`weights` is the name that torchvision gives them; V1 (23.9 % top-1 error, 7.1 % top-5 by torchvision)
-    is the paper's ResNet50 (24.4 and 7.2 %), V2 a later training (19.1 and 4.6 %).
+    """`weights`: their name in torchvision. V1 (23.9 % top-1 and 7.1 % top-5 error according to torchvision)
+    corresponds to the paper's ResNet50 (24.4 and 7.2 %), V2 is a later training (19.1 and 4.6 %).
     """
 
     weights: Literal["IMAGENET1K_V1", "IMAGENET1K_V2"] = param("IMAGENET1K_V1")
 
 
 class InceptionV3Config(Config):
-    """`weights` is the name that torchvision gives them: 22.7 % top-1 error, 6.6 % top-5 by torchvision (the
+    """`weights`: their name in torchvision; 22.7 % top-1 and 6.6 % top-5 error according to torchvision (the
     paper: 22.9 and 6.1 %).
     """
 
@@ -109,25 +115,25 @@ class InceptionV3(_TorchvisionNet[InceptionV3Config]):
 
 
 def _file_name(weights: Any) -> str:
-    """What torchvision calls the file: the part before the suffix ends in the beginning of its SHA-256."""
+    """The file name in torchvision, which ends (before the suffix) with the first digits of the SHA-256."""
     return str(weights.url).rpartition("/")[2]
 
 
 def _downloaded(name: str, weights: Any) -> Mapping[str, Tensor]:
-    """The weights, from the file if it is there.
+    """The weights, from the file if it exists, or else downloaded.
 
     Raises:
-        PluginError: They cannot be had, or the file is another; says which file to put where.
+        PluginError: They are not available, or the checksum differs; names the file and its folder.
     """
     path = Path(torch.hub.get_dir()) / "checkpoints" / _file_name(weights)
-    wanted = f"put {weights.url} into {path.parent}"
+    advice = f"put {weights.url} into {path.parent}"
     try:
         state: Mapping[str, Tensor] = weights.get_state_dict(
             progress=False, check_hash=True, weights_only=True, map_location="cpu"
         )
     except Exception as error:  # no network, a broken download, a full disk, a damaged file
-        raise PluginError(f"target {name}: no weights ({type(error).__name__}: {error}); {wanted}") from error
+        raise PluginError(f"target {name}: no weights ({type(error).__name__}: {error}); {advice}") from error
     digest = path.stem.rpartition("-")[2]
-    if not digest_of_file(path).startswith(digest):  # torchvision looks only at what it downloads
-        raise PluginError(f"target {name}: the SHA-256 of {path} does not begin with {digest}; {wanted}")
+    if not digest_of_file(path).startswith(digest):  # torchvision checks only downloads
+        raise PluginError(f"target {name}: the SHA-256 of {path} does not begin with {digest}; {advice}")
     return state

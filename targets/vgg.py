@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from benchmark.targets.loading.recipe import DeepConfig, TrainedTarget, initialise
 from torch import nn
 
-from benchmark.plugin import train
-from targets.contract import target
-from targets.recipe import DeepConfig, TrainedTarget, check_small, initialise
+from benchmark.api import require_small_images, target, train
 
 _FILTERS = (64, 128, 256, 512, 512)
 
@@ -23,16 +22,16 @@ class VggConfig(DeepConfig):
 class Vgg13(TrainedTarget[VggConfig]):
     """VGG13 in its usual form for CIFAR: ten 3×3 convolutions with batch normalisation, one dense layer.
 
-    Two convolutions and a pooling five times, with 64, 128, 256, 512 and 512 filters (9.4 million weights).
-    Poolings round up, so that 28×28 images last through them. The clean error of the AdvGAN report's
-    VGG13 is 11.4 % on CIFAR-10. For 28×28 and 32×32 images.
+    Five blocks of two convolutions and a pooling, with 64 to 512 filters: 9.4 million weights.
+    The poolings round sizes up, so that 28×28 images do not vanish. The clean error of VGG13 in the AdvGAN
+    report is 11.4 % on CIFAR-10. Takes 28×28 and 32×32 images.
     """
 
     centre = 0.5
 
     def __init__(self, config: VggConfig, image_shape: tuple[int, int, int], num_classes: int) -> None:
         super().__init__(config, image_shape, num_classes)
-        check_small(self.name, image_shape)
+        require_small_images(self.name, image_shape)
         self.layers = nn.Sequential(*_layers(image_shape[0], num_classes))
         self.apply(initialise)
 

@@ -10,15 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-
-
-def data_root() -> Path | None:
-    """The folder with the real images, where there is one."""
-    given = os.environ.get("BENCH_DATA")
-    if given and (Path(given) / "MNIST").is_dir():
-        return Path(given)
-    return None
+from studies import REPOSITORY, data_root
 
 
 @pytest.fixture
@@ -46,8 +38,8 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def constructed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A plugin file with a classifier and defenses whose behaviour is known by construction."""
-    path = tmp_path_factory.mktemp("plugins") / "constructed.py"
-    path.write_bytes((REPOSITORY / "tests" / "constructed.py").read_bytes())
+    path = tmp_path_factory.mktemp("plugins") / "toy.py"
+    path.write_bytes((REPOSITORY / "tests" / "plugin_files" / "toy.py").read_bytes())
     return path
 
 

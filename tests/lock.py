@@ -1,7 +1,7 @@
-"""`make lock`: writes `versions.lock`, where every version that has to be raised is.
+"""`make lock`: writes `versions.lock`, unless a version must be raised first.
 
-Code that changed under its version is proved to give the same: the golden outcomes are computed from the
-commit of the lock and from the working tree, here and now, and compared bit for bit.
+If code changed and its version did not, it must give the same results. The golden outcomes are computed from
+the commit of the lock and from the working tree, on this machine, and compared bit for bit.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import REPOSITORY
+from studies import REPOSITORY
 from tests.lock_contents import (
     LOCK,
     Finding,
@@ -35,10 +35,10 @@ Outcomes = Mapping[str, Mapping[str, Any]]
 
 
 def main() -> None:
-    """Write the lock, or say why not.
+    """Write the lock.
 
     Raises:
-        SystemExit: A version has to be raised, or outcomes cannot be computed; the lock is as it was.
+        SystemExit: A version must be raised, or outcomes cannot be computed; the lock is unchanged.
     """
     now = contents()
     commit = _git("log", "-1", "--format=%H", "--", LOCK.name).decode().strip()
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def _done(finding: Finding, now: Lock) -> str:
-    """What was found, with what came of it."""
+    """The message of a finding after the lock was written."""
     if finding.need == "lock":
         return finding.message.partition(": run `make lock`")[0]
     reason = now["exempt"].get(finding.title)
@@ -78,10 +78,10 @@ def prove(lock: Lock, now: Lock, changed: Collection[str], commit: str) -> None:
 
 
 def computed(tree: Path, wanted: Collection[str]) -> Outcomes:
-    """The golden outcomes of a tree, by its own program, or more of them than wanted.
+    """The golden outcomes of a tree, computed by its own program; it may compute more than wanted.
 
     Raises:
-        SystemExit: It fails.
+        SystemExit: The program fails.
     """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "outcomes.json"
@@ -99,16 +99,16 @@ def computed(tree: Path, wanted: Collection[str]) -> Outcomes:
 
 
 def differences(before: Outcomes, after: Outcomes, changed: Collection[str], *, renewed: bool) -> list[str]:
-    """Why the changed code is not proved to give the same.
+    """Why the changed code is not proved to give the same results.
 
-    Only outcomes of one key are compared: what has another key rests on a raised version. What follows from
-    another difference is not listed.
+    Outcomes are compared if their keys are equal: another key means a raised version. A difference that
+    follows from another difference is not listed.
 
     Args:
         before: The outcomes of the lock's commit.
-        after: Those of the working tree.
+        after: The outcomes of the working tree.
         changed: The plugins, kinds of tasks and threats whose code changed.
-        renewed: Whether a version was raised, so that there may be nothing to compare.
+        renewed: Whether a version was raised, so that some outcomes cannot be compared.
     """
     common = before.keys() & after.keys()
     others = {key for key in common if before[key]["parts"] != after[key]["parts"]}
@@ -126,7 +126,7 @@ def differences(before: Outcomes, after: Outcomes, changed: Collection[str], *, 
     compared = {name for key in common for name in after[key]["of"]}
     alone = [short(name) for name in sorted(set(changed) - compared)]
     if alone and renewed:
-        print(f"not compared, for what it rests on has another version: {', '.join(alone)}")
+        print(f"not compared, because a version that it depends on was raised: {', '.join(alone)}")
     elif alone:
         reasons.append(f"there is no outcome to compare of {', '.join(alone)}: raise the version")
     return reasons
@@ -140,7 +140,7 @@ def _unequal(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
 def _refuse(reasons: list[str]) -> None:
     if reasons:
         more = [f"… and {len(reasons) - _LINES} more"] if len(reasons) > _LINES else []
-        raise SystemExit("\n".join([*reasons[:_LINES], *more, f"{LOCK.name} is as it was"]))
+        raise SystemExit("\n".join([*reasons[:_LINES], *more, f"{LOCK.name} is unchanged"]))
 
 
 def _git(*arguments: str) -> bytes:

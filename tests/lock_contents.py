@@ -1,4 +1,4 @@
-"""What `versions.lock` holds, and what to do where the code says something else."""
+"""The contents of `versions.lock`, and the differences between the lock and the code."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmark.code import fingerprint
-from benchmark.datasets.contract import Dataset
-from benchmark.display import Silent
+from benchmark.api.dataset import Dataset
+from benchmark.api.target import Target
 from benchmark.errors import UserError
-from benchmark.grid import builtin_grids
-from benchmark.keys import SCHEMA, digest
-from benchmark.plugin import Config
-from benchmark.registry import KINDS, Entry, Registry, default_registry
-from benchmark.runs import Prepared, prepare, run_prepared
-from benchmark.threats import THREATS
-from benchmark.work import perform
-from targets.contract import Target
-from tests.conftest import REPOSITORY
-from tests.planned import plan_without_files
+from benchmark.execution import dispatch as perform
+from benchmark.execution.observer import Silent
+from benchmark.plan.grid import builtin_grids
+from benchmark.plan.threats import THREATS
+from benchmark.plugins.fingerprint import fingerprint
+from benchmark.plugins.plugin import Config
+from benchmark.plugins.registry import KINDS, Entry, Registry, default_registry
+from benchmark.runs import PlannedRun, execute_run, plan_run
+from benchmark.storage.keys import SCHEMA, digest
+from studies import REPOSITORY
+from tests.plan.planned import plan_without_files
 
 LOCK = REPOSITORY / "versions.lock"
 
@@ -39,7 +39,7 @@ FIGURES: dict[str, Any] = {
     "attacks": [{"name": "fgsm", "eps": 0.1}, {"name": "pgd", "eps": 0.1, "steps": 5}],
     "threats": ["black-box"],
 }
-"""A grid of a few seconds, whose keys, seeds and wrong images the lock holds."""
+"""A grid of a few seconds. The lock has its keys, seeds and numbers of misclassified images."""
 
 _SHOWN = 4
 
@@ -47,7 +47,7 @@ Lock = dict[str, Any]
 
 
 def contents() -> Lock:
-    """All that the lock holds but the figures, from the code as it is."""
+    """The contents of the lock without the figures, computed from the present code."""
     registry = default_registry()
     builtin = [entry for kind in KINDS for entry in registry.entries(kind) if entry.builtin]
     with tempfile.TemporaryDirectory() as store:
@@ -72,7 +72,7 @@ def _versions(builtin: Iterable[Entry]) -> Iterator[tuple[str, dict[str, Any]]]:
     for entry in builtin:
         yield title(entry), {"version": entry.load().version, "code": entry.fingerprint()[:16]}
     for kind in perform.KINDS:
-        code = perform.code_of_kind(kind)[:16]
+        code = perform.code_of(kind)[:16]
         yield f"task {kind.kind}", {"version": kind.version, "code": code}
     for name, threat in THREATS.items():
         path = Path(__import__(threat.__module__, fromlist=["_"]).__file__)
@@ -81,7 +81,7 @@ def _versions(builtin: Iterable[Entry]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def parameters(config: type[Config]) -> dict[str, Any]:
-    """The defaults, and for each preset and data set the parameters that are others there."""
+    """The defaults, and the parameters that differ from them for each preset and data set."""
     fields = config.model_fields
     required = {name for name, field in fields.items() if field.is_required()}
     defaults = {
@@ -100,10 +100,10 @@ def parameters(config: type[Config]) -> dict[str, Any]:
 
 
 def exempt(entry: Entry) -> str | None:
-    """Why nothing can be computed of a plugin without files of somebody else; None where it can.
+    """Why a plugin has no golden outcome: it needs files from outside; None if it has one.
 
-    Given classifiers come with weights, and some data sets with files that have to be fetched. For a data
-    set that needs a path, files are constructed.
+    Given classifiers need weights, and some data sets need downloads. For a data set that needs a path, the
+    lock constructs files.
     """
     plugin = entry.load()
     if issubclass(plugin, Target) and not plugin.trainable:
@@ -123,12 +123,12 @@ def _grid(name: str, registry: Registry) -> dict[str, Any]:
     return {"cells": len(cells), "keys": digest([cell.key for cell in cells])[:16]}
 
 
-def plan_of_figures(store: str) -> Prepared:
-    """The plan of the grid of figures."""
-    return prepare(FIGURES, Silent(), store=store, device="cpu", zoo=False)
+def plan_of_figures(store: str) -> PlannedRun:
+    """The plan of the grid `FIGURES`."""
+    return plan_run(FIGURES, Silent(), store=store, device="cpu", zoo=False)
 
 
-def _first_tasks(prepared: Prepared) -> dict[str, Any]:
+def _first_tasks(prepared: PlannedRun) -> dict[str, Any]:
     """The first task of each kind and plugin."""
     tasks: dict[str, Any] = {}
     for task in prepared.plan.tasks:
@@ -137,9 +137,9 @@ def _first_tasks(prepared: Prepared) -> dict[str, Any]:
 
 
 def figures() -> dict[str, int]:
-    """The wrong images of each cell of the grid of figures; it is computed for this."""
+    """Run the grid `FIGURES`, and return the number of misclassified images of each cell."""
     with tempfile.TemporaryDirectory() as folder:
-        finished = run_prepared(plan_of_figures(f"{folder}/store"), Silent(), Path(folder) / "out")
+        finished = execute_run(plan_of_figures(f"{folder}/store"), Silent(), Path(folder) / "out")
     assert not finished.failed
     return {
         f"{row['attack']} on {row['defense']}": round(row["error"] * row["n"]) for row in finished.records
@@ -147,7 +147,7 @@ def figures() -> dict[str, int]:
 
 
 def read() -> Lock:
-    """The lock; an empty one where there is no file."""
+    """The lock; empty if there is no file."""
     return dict(json.loads(LOCK.read_text(encoding="utf-8"))) if LOCK.is_file() else {}
 
 
@@ -158,10 +158,10 @@ def write(lock: Lock) -> None:
 
 @dataclass(frozen=True)
 class Finding:
-    """Where code and lock differ, and what to do.
+    """A difference between code and lock, and what it needs.
 
-    `need`: "version" if only a version helps; "proof" if equal outcomes do as well; "lock" if the lock has
-    only to be written.
+    `need`: "version" if the version must be raised; "proof" if equal outcomes are enough; "lock" if the lock
+    must only be written again.
     """
 
     message: str
@@ -170,7 +170,7 @@ class Finding:
 
 
 def compare(lock: Lock, now: Lock) -> list[Finding]:
-    """Where the code differs from the lock."""
+    """The differences between the code and the lock."""
     known, here = lock["versions"], now["versions"]
     findings = [
         Finding(f"{name} {where}: run `make lock`", "lock", name)
@@ -188,11 +188,11 @@ def compare(lock: Lock, now: Lock) -> list[Finding]:
 
 
 def report(findings: Iterable[Finding]) -> str:
-    """The messages, a line each; where much code changed, one for all of it."""
-    given = list(findings)
-    proofs = [finding.title for finding in given if finding.need == "proof"]
+    """The messages, one per line; if much code changed, one line for all of it."""
+    all_findings = list(findings)
+    proofs = [finding.title for finding in all_findings if finding.need == "proof"]
     many = len(proofs) > _SHOWN
-    lines = [finding.message for finding in given if not (many and finding.need == "proof")]
+    lines = [finding.message for finding in all_findings if not (many and finding.need == "proof")]
     if many:
         lines.append(
             f"results of {_some([short(name) for name in proofs])} may change: raise the versions of those "
@@ -202,7 +202,7 @@ def report(findings: Iterable[Finding]) -> str:
 
 
 def raised(lock: Lock, now: Lock) -> set[str]:
-    """What has a higher version than in the lock."""
+    """The plugins, kinds and threats whose version is higher than in the lock."""
     known = lock["versions"]
     return {
         name
@@ -212,7 +212,7 @@ def raised(lock: Lock, now: Lock) -> set[str]:
 
 
 def short(name: str) -> str:
-    """A plugin by its name, a task and a threat by both words."""
+    """The name of a plugin without its kind; tasks and threats keep both words."""
     return name if name.startswith(("task ", "threat ")) else name.partition(" ")[2]
 
 
@@ -266,7 +266,7 @@ def _of_names(lock: Lock, now: Lock) -> Iterator[Finding]:
         elif moved:
             yield Finding(
                 f"the {what} of {_some(moved)} moved, so that {effect}: undo it, or raise SCHEMA in "
-                "benchmark/keys.py",
+                "benchmark/storage/keys.py",
                 "version",
             )
         elif known.keys() != here.keys():

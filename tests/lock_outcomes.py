@@ -1,10 +1,10 @@
-"""Golden outcomes: what every built-in plugin, kind of task and threat gives on a few images.
+"""Golden outcomes: the results of every built-in plugin, kind of task and threat on a few images.
 
-`python -m tests.lock_outcomes FILE [NAME …]` computes them, or those of grids that run what is named, on one
-thread of the CPU, and writes a JSON mapping. Its names are keys of results. Its values are `name`, `dataset`,
-`of` (the plugins and kinds that are run), `needs` (keys of the results that it rests on) and `parts` (digests
-of tensors, columns and numbers). `make lock` runs this program in two trees and compares. Only this format is
-shared between them.
+`python -m tests.lock_outcomes FILE [NAME …]` computes them on one CPU thread and writes a JSON mapping. With
+names it computes only the grids that run one of these plugins, kinds or threats. The names of the mapping are
+keys of results. The values are `name`, `dataset`, `of` (the plugins and kinds that run), `needs` (keys of the
+results on which it depends) and `parts` (digests of tensors, columns and numbers). `make lock` runs this
+program in two trees and compares the outputs. The trees share only this format.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from PIL import Image
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from attacks.contract import Attack
-from benchmark.display import Silent
-from benchmark.environment import fixed_threads
-from benchmark.executor import execute
-from benchmark.plugin import Plugin
-from benchmark.registry import default_registry
-from benchmark.runs import Prepared, prepare
-from benchmark.store import Store
-from benchmark.tasks import Score, Task
-from benchmark.work import mimic
-from benchmark.work.workshop import address
-from targets.contract import Target
+from benchmark.api.attack import Attack
+from benchmark.api.target import Target
+from benchmark.execution import train_bpda_network as mimic
+from benchmark.execution.context import address
+from benchmark.execution.executor import execute
+from benchmark.execution.observer import Silent
+from benchmark.plan.tasks import Score, Task
+from benchmark.plugins.plugin import Plugin
+from benchmark.plugins.registry import default_registry
+from benchmark.runs import PlannedRun, plan_run
+from benchmark.storage.environment import fixed_threads
+from benchmark.storage.store import Store
 from tests.lock_contents import exempt
 
 STEPS = 3
-"""The steps that a training takes at most."""
+"""The largest number of steps of a training."""
 
 _TARGET_STEPS = 10
-"""Those of a classifier: attacks begin at images that it takes for different classes."""
+"""For classifiers: attacks must start at images with different predicted classes."""
 
 _SMALL: Mapping[str, Any] = {
     "eps": 0.1,
@@ -72,16 +72,16 @@ _LIMITS = ((Plugin, "step_limit", STEPS), (Target, "step_limit", _TARGET_STEPS),
 _NO_FIELD = FieldInfo(default=None)
 
 _TIMES = frozenset({"seconds", "costs", "task", "made"})
-"""What the metadata of results say of time, and of what the key says already."""
+"""Metadata of results that depend on time, or repeat the key."""
 
 
 def small(plugin: type[Plugin[Any]], **more: Any) -> dict[str, Any]:
-    """A plugin as an entry of a grid, with those small settings that it takes beside `more`."""
+    """A plugin as an entry of a grid, with `more` and the small settings that it accepts."""
     config = plugin.config_type()
     entry = {"eps": _SMALL["eps"]} if config.model_fields.get("eps", _NO_FIELD).is_required() else {}
     entry |= more
     for name in config.model_fields.keys() & _SMALL.keys() - entry.keys():
-        with suppress(ValidationError):  # a parameter of another library, or bounded from below
+        with suppress(ValidationError):  # a parameter of another library, or a bound above this value
             config(**entry | {name: _SMALL[name]})
             entry[name] = _SMALL[name]
     config(**entry)
@@ -89,14 +89,14 @@ def small(plugin: type[Plugin[Any]], **more: Any) -> dict[str, Any]:
 
 
 def _loaded(kind: str) -> Iterator[type[Plugin[Any]]]:
-    """The built-in plugins of a kind that `exempt` does not name."""
+    """The built-in plugins of a kind that are not exempt."""
     for entry in default_registry().entries(kind):
         if entry.builtin and exempt(entry) is None:
             yield entry.load()
 
 
 def grids() -> Iterator[dict[str, Any]]:
-    """The grids that make the golden outcomes; paths are seen from the folder of `construct`."""
+    """The grids of the golden outcomes; paths are relative to the folder of `construct`."""
     fgsm = {"name": "fgsm", "eps": 0.1}
     plain = {"defenses": ["identity"], "attacks": [fgsm], "threats": ["black-box"]}
     white_box = {"name": "white-box", "eot": 2, "bank": 10}
@@ -119,7 +119,7 @@ def grids() -> Iterator[dict[str, Any]]:
 
 
 def _threats(white_box: dict[str, Any], gray_box: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Every threat against a trained and a random defense, and what only some attacks and threats ask for."""
+    """Every threat against a trained and a random defense, and settings of single attacks and threats."""
     registry = default_registry()
     pgd, advgan, latent = (
         small(registry.get("attack", name).load()) for name in ("pgd", "advgan", "on-manifold")
@@ -132,14 +132,14 @@ def _threats(white_box: dict[str, Any], gray_box: dict[str, Any]) -> Iterator[di
     yield transfer | {"attacks": [advgan]}
     yield transfer | {"attacks": [pgd], "threats": ["transfer", gray_box, strong]}
     yield _DIGITS | {"defenses": random, "attacks": [pgd], "threats": [judged]}
-    # of fewer steps it is no attack that a ball requires, and some checks are left out
+    # with fewer steps it is not a required attack, and some checks do not run
     full = {"attacks": [{**pgd, "steps": 10}], "threats": [white_box], "sanity": "full"}
     yield _DIGITS | full | {"defenses": [magnet]}
     yield _DIGITS | {"defenses": [gan], "attacks": [latent], "threats": [white_box]}
 
 
 def _variants(attack: type[Attack[Any]]) -> Iterator[dict[str, Any]]:
-    """The attack with each library, distance and loss that it has, and targeted."""
+    """The attack with each of its libraries, distances and losses, and targeted."""
     fields = attack.config_type().model_fields
     for backend in typing.get_args(fields["backend"].annotation) if "backend" in fields else (None,):
         yield small(attack, **({} if backend is None else {"backend": backend}))
@@ -198,10 +198,10 @@ class _Failures(Silent):
         self.reasons.setdefault(f"{task.kind} {task.label}", reason)
 
 
-def planned(folder: Path, observer: Silent | None = None) -> Iterator[Prepared]:
-    """The golden grids, planned, with a store in the folder that has the constructed images."""
+def planned(folder: Path, observer: Silent | None = None) -> Iterator[PlannedRun]:
+    """The planned golden grids, with a store in the folder of the constructed images."""
     for grid in grids():
-        yield prepare(
+        yield plan_run(
             {"name": "golden"} | {name: value for name, value in grid.items() if name != "sanity"},
             observer or Silent(),
             data=folder,
@@ -214,15 +214,16 @@ def planned(folder: Path, observer: Silent | None = None) -> Iterator[Prepared]:
 
 
 def outcomes(folder: Path, wanted: Collection[str] = ()) -> dict[str, Any]:
-    """The golden outcomes by key: of each its name, what it rests on, and digests of its parts.
+    """The golden outcomes by key: name, plugins, dependencies and digests.
 
     Args:
         folder: An empty folder.
         wanted: Plugins, kinds of tasks and threats, as `titles` names them: only grids with one of them are
-            computed. All are if it is empty.
+            computed; all grids if it is empty.
 
     Raises:
-        SystemExit: All tasks of a plugin or of a kind failed. Single ones may: an attack finds no start.
+        SystemExit: All tasks of a plugin or of a kind failed. A single failure is allowed, such as an attack
+            without a starting point.
     """
     construct(folder)
     observer = _Failures()
@@ -234,7 +235,7 @@ def outcomes(folder: Path, wanted: Collection[str] = ()) -> dict[str, Any]:
         for prepared in planned(folder, observer):
             if wanted and not any(set(wanted) & set(titles(task)) for task in prepared.plan.tasks):
                 continue
-            execute(prepared.plan, prepared.workshop, observer)
+            execute(prepared.plan, prepared.context, observer)
             for task in prepared.plan.tasks:
                 found.setdefault(_key(task), _outcome(task, prepared))
     tried = {name for outcome in found.values() for name in outcome["of"]}
@@ -245,7 +246,7 @@ def outcomes(folder: Path, wanted: Collection[str] = ()) -> dict[str, Any]:
 
 
 def titles(task: Task) -> tuple[str, ...]:
-    """What a task runs: its kind, its plugins, its threat."""
+    """The kind, the plugins and the threat that a task runs."""
     threat = [f"threat {task.threat[0]}"] if isinstance(task, Score) else []
     return tuple(
         dict.fromkeys([f"task {task.kind}", *(f"{ref.kind} {ref.name}" for ref in task.runs), *threat])
@@ -253,22 +254,22 @@ def titles(task: Task) -> tuple[str, ...]:
 
 
 def _key(task: Task) -> str:
-    """The key of the result, and what limits it here: shorter trainings make another outcome."""
+    """The key of the result with the limits of this program: shorter trainings have other outcomes."""
     return "-".join([task.key, *(str(limit) for *_, limit in _LIMITS)])
 
 
-def _outcome(task: Task, prepared: Prepared) -> dict[str, Any]:
+def _outcome(task: Task, prepared: PlannedRun) -> dict[str, Any]:
     return {
         "name": f"{task.kind} of {task.label}",
         "dataset": prepared.plan.cells[0].dataset.name,
         "of": titles(task),
         "needs": [_key(need) for need in task.needs()],
-        "parts": _parts(task, prepared.workshop.store),
+        "parts": _parts(task, prepared.context.store),
     }
 
 
 def _parts(task: Task, store: Store) -> dict[str, str]:
-    """Digests of what is stored of a task, less what is of time."""
+    """Digests of the stored result of a task, without times."""
     place = address(task)
     meta = store.meta(place)
     if meta is None:
@@ -283,7 +284,7 @@ def _parts(task: Task, store: Store) -> dict[str, str]:
 
 
 _FAILED = {"failed": "yes"}
-"""The parts of what could not be computed: the reason is words."""
+"""The parts of a failed task."""
 
 
 def _digest(value: Any) -> str:
@@ -295,7 +296,7 @@ def _digest(value: Any) -> str:
 
 
 def _images(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What the data sets give: nothing that is stored has the images themselves."""
+    """Outcomes of data sets: no stored result contains the images themselves."""
     registry = default_registry()
     for grid in (_DIGITS, _COLOUR, _PICTURES):
         entry = {name: value for name, value in grid["datasets"][0].items() if name != "n"}
@@ -318,7 +319,7 @@ def _images(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def main(file: str, *wanted: str) -> None:
-    """Compute the golden outcomes, or those of what is wanted, and write them."""
+    """Compute the golden outcomes, and write them."""
     with tempfile.TemporaryDirectory() as folder:
         found = outcomes(Path(folder), wanted)
     Path(file).write_text(json.dumps(found, indent=1), encoding="utf-8")

@@ -1,1 +1,1 @@
-"""Data sets: one file each, and the contract."""
+"""The built-in data sets, one file each."""

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 through torchvision, which checks the files and downloads them."""
+"""CIFAR-10 and CIFAR-100, which torchvision downloads and checks."""
 
 from __future__ import annotations
 
@@ -12,22 +12,20 @@ import torch
 from torchvision import datasets as torchvision_datasets
 from torchvision.datasets.utils import check_integrity
 
-from benchmark.datasets.content import fingerprint_of
-from benchmark.datasets.contract import Split, TensorSplit, dataset
-from benchmark.datasets.own import suited_to
-from benchmark.datasets.published import Published
-from benchmark.errors import Problem, UserError
-from benchmark.plugin import Config, apart
+from benchmark.api import Config, Problem, Split, TensorSplit, UserError, dataset, unkeyed
+from benchmark.datasets.reading.file_digests import fingerprint_of
+from benchmark.datasets.reading.torchvision_source import TorchvisionDataset
+from benchmark.datasets.reading.user_files import suitable_targets
 
 
 class CifarConfig(Config):
     """source: target that is the default source classifier."""
 
-    source: str = apart("cifar-d")
+    source: str = unkeyed("cifar-d")
 
 
-class _Cifar(Published[CifarConfig], ABC):
-    """32×32 RGB images in torchvision's Python batches, which are read once their checksums are right."""
+class _Cifar(TorchvisionDataset[CifarConfig], ABC):
+    """32×32 RGB images in Python batches. These are pickles, so they are read only if their MD5 is right."""
 
     image_shape = (3, 32, 32)
     validation_size = 5000
@@ -35,25 +33,21 @@ class _Cifar(Published[CifarConfig], ABC):
 
     def prepare(self) -> None:
         self.source = self.config.source
-        self.substitutes = suited_to(self.image_shape)
-        self._check_those_there()
+        self.substitutes = suitable_targets(self.image_shape)
+        self._check_existing_files()
         super().prepare()
         self.class_names = tuple(self._loaded_test.classes)
 
     def fetch(self) -> None:
-        self._check_those_there()  # one of the user's is never replaced without a word
+        self._check_existing_files()  # torchvision would replace a file of the user without a message
         super().fetch()
 
-    def _check_those_there(self) -> None:
+    def _check_existing_files(self) -> None:
         for path, md5 in self._checksums.items():
             if path.is_file() and not check_integrity(str(path), md5):
-                raise UserError(
-                    Problem(
-                        f"is not the {self.name} file of that name: its MD5 is not {md5}",
-                        file=str(path),
-                        hint=f"delete the folder {path.parent.name}/ to have it downloaded again",
-                    )
-                )
+                message = f"is not the {self.name} file of that name: its MD5 is not {md5}"
+                hint = f"delete the folder {path.parent.name}/ to have it downloaded again"
+                raise UserError(Problem(message, file=str(path), hint=hint))
 
     @property
     def folder(self) -> Path:
@@ -89,10 +83,10 @@ class _Cifar(Published[CifarConfig], ABC):
 
     @property
     def _checksums(self) -> dict[Path, str]:
-        """All files that are read, with the MD5 that torchvision asks of each."""
-        kind = self.torchvision_class
-        named = [*kind.train_list, *kind.test_list, (kind.meta["filename"], kind.meta["md5"])]
-        return {self.folder / name: md5 for name, md5 in named}
+        """All files that are read, with the MD5 that torchvision expects."""
+        cls = self.torchvision_class
+        entries = [*cls.train_list, *cls.test_list, (cls.meta["filename"], cls.meta["md5"])]
+        return {self.folder / name: md5 for name, md5 in entries}
 
 
 def _in_memory(loaded: Any) -> TensorSplit:

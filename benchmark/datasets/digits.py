@@ -1,4 +1,4 @@
-"""scikit-learn's bundled handwritten digits: small real images that need no network."""
+"""The handwritten digits that come with scikit-learn: small real images without a download."""
 
 from __future__ import annotations
 
@@ -10,13 +10,10 @@ import torch
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
-from benchmark.datasets.contract import Dataset, TensorSplit, class_balanced_order, dataset
-from benchmark.plugin import Config
+from benchmark.api import Config, Dataset, TensorSplit, class_balanced_order, dataset
 
 _TEST_SIZE = 500
 _SIDE, _LARGE_SIDE = 8, 28
-_LEVELS = 16
-"""The highest value of a pixel in the source."""
 
 
 @dataset("digits")
@@ -33,24 +30,20 @@ class Digits(Dataset[Config]):
     validation_size = 200
 
     def prepare(self) -> None:
-        """Nothing to do: the images come with scikit-learn."""
+        """Does nothing: the images come with scikit-learn."""
 
     def fingerprint(self) -> str:
-        everything, _ = self._halves
-        test = self.load_test()
-        content = hashlib.sha256()
-        for array in (everything.images, everything.labels, test.images, test.labels):
-            content.update(np.ascontiguousarray(array.numpy()).tobytes())
-        return content.hexdigest()
+        arrays = (array for split in self._train_and_test for array in (split.images, split.labels))
+        return hashlib.sha256(b"".join(array.numpy().tobytes() for array in arrays)).hexdigest()
 
     def load_train(self) -> TensorSplit:
-        return self._halves[0]
+        return self._train_and_test[0]
 
     def load_test(self) -> TensorSplit:
-        return self._halves[1]
+        return self._train_and_test[1]
 
     @cached_property
-    def _halves(self) -> tuple[TensorSplit, TensorSplit]:
+    def _train_and_test(self) -> tuple[TensorSplit, TensorSplit]:
         bunch = load_digits()
         images = torch.from_numpy(_enlarged(bunch.images.astype(np.int64)))[:, None]
         labels = torch.from_numpy(bunch.target).to(torch.int64)
@@ -60,26 +53,27 @@ class Digits(Dataset[Config]):
 
 
 def _enlarged(small: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Images (N, 8, 8) of 0 to 16, enlarged bilinearly to (N, 28, 28) of 0 to 255, rounded half up.
+    """Enlarge images (N, 8, 8) of 0 to 16 bilinearly to (N, 28, 28) of 0 to 255, rounded half up.
 
-    In whole numbers: floating point rounds otherwise on other processors, and the images name all results.
+    In integer arithmetic, because floating point results depend on the processor and keys contain the
+    fingerprint of the images.
     """
     weights = _bilinear_weights()
     large = np.einsum("ri,nij,cj->nrc", weights, small, weights)
-    whole = _LEVELS * int(weights[0].sum()) ** 2
-    rounded: NDArray[np.uint8] = ((2 * 255 * large + whole) // (2 * whole)).astype(np.uint8)
-    return rounded
+    whole = 16 * int(weights[0].sum()) ** 2
+    return np.asarray((2 * 255 * large + whole) // (2 * whole), dtype=np.uint8)
 
 
 def _bilinear_weights() -> NDArray[np.int64]:
-    """How much of each source pixel goes into each enlarged one (28, 8), in 14ths.
+    """The weight of each source pixel in each enlarged one, shape (28, 8), in 14ths.
 
     Corners are not aligned: pixel r lies at (r + 1/2) · 8/28 − 1/2 = (4 r − 5) / 14 of the source.
     """
     whole = 14
-    places = np.clip(4 * np.arange(_LARGE_SIDE) - 5, 0, whole * (_SIDE - 1))
-    low, part = places // whole, places % whole
+    rows = np.arange(_LARGE_SIDE)
+    positions = np.clip(4 * rows - 5, 0, whole * (_SIDE - 1))
+    low, part = positions // whole, positions % whole
     weights = np.zeros((_LARGE_SIDE, _SIDE), dtype=np.int64)
-    np.add.at(weights, (np.arange(_LARGE_SIDE), low), whole - part)
-    np.add.at(weights, (np.arange(_LARGE_SIDE), np.minimum(low + 1, _SIDE - 1)), part)
+    np.add.at(weights, (rows, low), whole - part)
+    np.add.at(weights, (rows, np.minimum(low + 1, _SIDE - 1)), part)
     return weights

@@ -10,14 +10,20 @@ from torchvision.datasets.imagenet import META_FILE, load_meta_file
 from torchvision.models import ResNet50_Weights
 from typing_extensions import Self
 
-from benchmark.datasets.class_folders import ClassFolders, Found, Listing
-from benchmark.datasets.contract import dataset
-from benchmark.datasets.pictures import Preparation
-from benchmark.datasets.tree import Tree, class_images
-from benchmark.errors import MissingImagesError, Problem, UserError, told
-from benchmark.plugin import Config, apart, param
+from benchmark.api import (
+    Config,
+    MissingImagesError,
+    Problem,
+    UserError,
+    dataset,
+    format_exception,
+    param,
+    unkeyed,
+)
+from benchmark.datasets.reading.class_folders import ClassFolders, DatasetFiles, LabelledFiles
+from benchmark.datasets.reading.decoding import Preprocessing
+from benchmark.datasets.reading.file_tree import FileTree, images_by_class
 
-_CLASSES = 1000
 _WNID = re.compile(r"n\d{8}")
 
 
@@ -26,20 +32,20 @@ class ImageNetConfig(Config):
 
     path: the folder, absolute or relative to the root of the data sets.
     size: height and width: 128, 224, 256, 299, …
-    resize: what the shorter side is scaled to (bilinear, antialiased) before the middle is cut out;
+    resize: the length that the shorter side is scaled to (bilinear, antialiased) before the centre crop;
         default: size / 0.875, as torchvision evaluates its classifiers.
     source: target that is the default source classifier.
     """
 
-    path: str = apart("imagenet", min_length=1)
+    path: str = unkeyed("imagenet", min_length=1)
     size: int = param(224, ge=8)
     resize: int | None = param(None, ge=8)
-    source: str = apart("resnet50")
+    source: str = unkeyed("resnet50")
 
     @model_validator(mode="after")
     def _size_fits(self) -> Self:
         if self.resize is not None and self.resize < self.size:
-            raise ValueError("`size` is cut out of what `resize` leaves: it cannot be more")
+            raise ValueError("`size` cannot be larger than `resize`: it is the size of the centre crop")
         return self
 
 
@@ -47,8 +53,8 @@ class ImageNetConfig(Config):
 class ImageNet(ClassFolders[ImageNetConfig]):
     """ImageNet (ILSVRC 2012): the validation images to test on, 1,000 classes, streamed.
 
-    `val/` and, for what is trained on it, `train/`, each with folders named by WordNet id; or these folders
-    alone, to test on. Labels are those of torchvision's pretrained classifiers. Grey images become RGB.
+    Either `val/` and, for training, `train/`, each with folders named by WordNet id; or only these folders,
+    for testing. Labels are those of torchvision's pretrained classifiers. Grey images become RGB.
     """
 
     validation_size = 0.01
@@ -58,55 +64,46 @@ class ImageNet(ClassFolders[ImageNetConfig]):
         self.source = self.config.source
         self.open(self.config.path)
 
-    def preparation(self) -> Preparation:
+    def preprocessing(self) -> Preprocessing:
         resize = self.config.resize or round(self.config.size / 0.875)
-        return Preparation(self.config.size, resize, channels=3)
+        return Preprocessing(self.config.size, resize, channels=3)
 
-    def look(self, tree: Tree) -> Found:
+    def list_files(self, tree: FileTree) -> DatasetFiles:
         top = tree.folders_in("")
         if not top:
             raise MissingImagesError(Problem("is empty", file=str(tree.path)))
         if not any(_WNID.fullmatch(name) for name in top) and "val" not in top:
-            raise UserError(
-                Problem(
-                    "holds neither val/ nor folders named by WordNet id (n01440764, …)",
-                    file=str(tree.path),
-                    hint="torchvision.datasets.ImageNet(FOLDER, 'val') unpacks the archives of image-net.org",
-                )
-            )
-        test = class_images(tree, "val" if "val" in top else "")
-        train = class_images(tree, "train") if "train" in top else {}
-        names = self._names(tree, test)
+            message = "holds neither val/ nor folders named by WordNet id (n01440764, …)"
+            hint = "torchvision.datasets.ImageNet(FOLDER, 'val') unpacks the archives of image-net.org"
+            raise UserError(Problem(message, file=str(tree.path), hint=hint))
+        test = images_by_class(tree, "val" if "val" in top else "")
+        train = images_by_class(tree, "train") if "train" in top else {}
+        names = self._class_names(tree, test)
         labels = {wnid: label for label, wnid in enumerate(sorted(names))}
         for images in (train, test):
-            strange = sorted(set(images) - set(labels))
-            if strange:
-                raise UserError(Problem(f"{strange[0]} is no ImageNet class", file=str(tree.path)))
-        beside = [META_FILE] if (tree.path / META_FILE).is_file() else []
-        class_names = [names[wnid] for wnid in sorted(names)]
-        return Found(class_names, Listing.of(train, labels), Listing.of(test, labels), beside)
+            if unknown := sorted(set(images) - set(labels)):
+                raise UserError(Problem(f"{unknown[0]} is no ImageNet class", file=str(tree.path)))
+        metadata = [META_FILE] if (tree.path / META_FILE).is_file() else []
+        train_files, test_files = (LabelledFiles.of_classes(images, labels) for images in (train, test))
+        return DatasetFiles([names[wnid] for wnid in sorted(names)], train_files, test_files, metadata)
 
     @staticmethod
-    def _names(tree: Tree, images: Mapping[str, Sequence[str]]) -> dict[str, str]:
-        """The name of each class by its WordNet id: from torchvision's meta file, or by counting.
+    def _class_names(tree: FileTree, images: Mapping[str, Sequence[str]]) -> dict[str, str]:
+        """The class names by WordNet id, from torchvision's meta file.
 
-        Without that file a label is only known where all thousand folders are there.
+        Without this file the labels are known only if all thousand class folders are present.
         """
         if (tree.path / META_FILE).is_file():
             try:
                 meta = load_meta_file(tree.path)[0]
                 return {str(wnid): str(names[0]) for wnid, names in meta.items()}
-            # whatever torch makes of a file that is none of its own
-            except Exception as error:
-                message = f"is no meta file of torchvision's: {told(error)}"
-                raise UserError(Problem(message, file=tree.place(META_FILE))) from error
-        if len(images) != _CLASSES:
-            raise UserError(
-                Problem(
-                    f"holds {len(images)} class folders and no {META_FILE}: which of the {_CLASSES} classes "
-                    "they are cannot be told",
-                    file=str(tree.path),
-                    hint="`name: folder` takes any classes, numbered in the order of their names",
-                )
-            )
-        return dict(zip(sorted(images), ResNet50_Weights.IMAGENET1K_V1.meta["categories"], strict=True))
+            except Exception as error:  # torch raises many types of exceptions for a foreign file
+                message = f"is no meta file of torchvision's: {format_exception(error)}"
+                raise UserError(Problem(message, file=tree.full_path(META_FILE))) from error
+        known = ResNet50_Weights.IMAGENET1K_V1.meta["categories"]
+        if len(images) != len(known):
+            message = f"holds {len(images)} class folders and no {META_FILE}, so it is unknown which of the "
+            message += f"{len(known)} classes they are"
+            hint = "`name: folder` takes any classes, numbered in the order of their names"
+            raise UserError(Problem(message, file=str(tree.path), hint=hint))
+        return dict(zip(sorted(images), known, strict=True))

@@ -1,1 +1,1 @@
-"""The published leaderboard: what may stand on it, and whether what stands there holds."""
+"""The published leaderboard: rows checked, published, verified and reproduced."""

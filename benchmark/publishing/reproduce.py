@@ -1,4 +1,4 @@
-"""Computing published rows again, and setting the figures side by side."""
+"""Computes published rows again and compares the results."""
 
 from __future__ import annotations
 
@@ -9,179 +9,149 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmark.display import Silent
 from benchmark.errors import UserError
-from benchmark.keys import SCHEMA
-from benchmark.leaderboard import COLUMNS as LEADERBOARD_COLUMNS
-from benchmark.publishing.boards import COLUMNS, RUNS, about, identity, read_rows
-from benchmark.publishing.rows import doubts
-from benchmark.publishing.run import Run, runs_in
-from benchmark.records import Row
-from benchmark.rerun import read_recorded, run_again
-from benchmark.runs import run_prepared
-from benchmark.trust import quoted
+from benchmark.execution.observer import Silent
+from benchmark.files.tables import Row
+from benchmark.finished_runs import read_settings, reload_run
+from benchmark.plugins.trust import quoted
+from benchmark.publishing.board_files import BOARD_COLUMNS, RUNS, describe_row, read_rows, row_identity
+from benchmark.publishing.published_run import Run, runs_in
+from benchmark.publishing.row_checks import doubts
+from benchmark.results.columns import LEADERBOARD_COLUMNS
+from benchmark.runs import execute_run
+from benchmark.storage.keys import SCHEMA
 
 
 @dataclass(frozen=True)
-class Reproduced:
-    """A published row and the one that was computed now; None where there is none.
+class Reproduction:
+    """A published row and its recomputation.
 
-    `same_keys`: whether the cells have the keys that they were published with; None where they are of
-    another number of images, and nothing can be said. `schema` is that of the published keys. `outside`:
-    whether images from others counted.
+    Attributes:
+        recomputed: The row that was computed now; None if the run gave no such row.
+        same_keys: Whether the cells have the published keys; None if the numbers of images differ, so that
+            keys cannot be compared.
+        schema: The schema of the published keys.
+        external_images: Whether external images counted for the published row.
     """
 
     published: Row
-    now: Row | None
+    recomputed: Row | None
     same_keys: bool | None
     schema: int
-    outside: bool
+    external_images: bool
 
     @property
     def verdict(self) -> str:
-        """`same`; `within` our interval; `lower`, where images of others counted; else `OTHER`."""
-        row, now = self.published, self.now
-        if now is None or any(now[name] != row[name] for name in ("n", "seeds", "judge")):
+        """`same`, `within` the recomputed interval, `lower` (explained by external images), or `OTHER`."""
+        row, new = self.published, self.recomputed
+        if new is None or any(new[name] != row[name] for name in ("n", "seeds", "judge")):
             return "OTHER"
-        if set(doubts(now["flags"])) - set(doubts(row["flags"])):
+        if set(doubts(new["flags"])) - set(doubts(row["flags"])):
             return "OTHER"
-        if (now["error"], now["clean_error"]) == (row["error"], row["clean_error"]):
+        if (new["error"], new["clean_error"]) == (row["error"], row["clean_error"]):
             return "same"
-        if now["error_low"] <= row["error"] <= now["error_high"]:
+        if new["error_low"] <= row["error"] <= new["error_high"]:
             return "within"
-        return "lower" if self.outside and now["error"] <= row["error"] else "OTHER"
+        return "lower" if self.external_images and new["error"] <= row["error"] else "OTHER"
 
     def __str__(self) -> str:
-        row, now = self.published, self.now
-        keys = {
-            None: "; of other cells",
-            True: "",
-            False: "; under other keys: a version or a setting changed",
-        }
-        note = (
-            keys[self.same_keys]
-            if self.schema == SCHEMA
-            else f"; published under keys of schema {self.schema}"
-        )
-        return (
-            f"{self.verdict:6} {about(row)}: published {_told(row)}, now "
-            f"{'no row' if now is None else _told(now)}{note}"
-        )
+        if self.schema != SCHEMA:
+            note = f"; published under keys of schema {self.schema}"
+        elif self.same_keys is None:
+            note = "; on other cells"
+        else:
+            note = "" if self.same_keys else "; under other keys: a version or a setting changed"
+        new = "no row" if self.recomputed is None else _error_text(self.recomputed)
+        row = self.published
+        return f"{self.verdict:6} {describe_row(row)}: published {_error_text(row)}, now {new}{note}"
 
 
-def _told(row: Row) -> str:
-    interval = f"[{_percent(row['error_low'])}, {_percent(row['error_high'])}]"
-    raised = f" in doubt ({', '.join(doubts(row['flags']))})" if doubts(row["flags"]) else ""
-    return f"{_percent(row['error'])} {interval} of {row['n']}{raised}"
-
-
-def _percent(rate: float) -> str:
-    return f"{100 * rate:.1f} %"
+def _error_text(row: Row) -> str:
+    error, low, high = (f"{100 * row[name]:.1f} %" for name in ("error", "error_low", "error_high"))
+    raised = f", doubts: {', '.join(doubts(row['flags']))}" if doubts(row["flags"]) else ""
+    return f"{error} [{low}, {high}] of {row['n']}{raised}"
 
 
 def reproduce(
-    path: Path,
-    count: int,
-    seed: int,
-    *,
-    data: Path | None,
-    store: str | None,
-    device: str,
-    plugins: Sequence[Path],
-    trust: Sequence[str | Path] = (),
-) -> Iterator[Reproduced]:
-    """Compute random rows of a published file again: the part of their grid that they rest on.
+    path: Path, count: int, seed: int, *, store: str | None, plugins: Sequence[Path], **options: Any
+) -> Iterator[Reproduction]:
+    """Compute random rows of a published file again, each with the part of its grid that it depends on.
 
-    Rows that claim something come before controls.
+    Controls come last.
 
     Args:
         path: The file.
-        count: How many rows, or all where there are fewer.
-        seed: Decides which.
-        data: As in `bench run`.
-        store: What it holds is not computed again; by default an empty one, so that everything is computed
-            but the trainings that the zoo has.
-        device: As in `bench run`.
-        plugins: As in `bench run`. Plugin files that were published with a row run only if they are named.
-        trust: As in `bench run`.
+        count: How many rows; all if there are fewer.
+        seed: Selects the rows.
+        store: A store whose results are reused. Default: an empty one, so that everything is computed except
+            trainings from the zoo.
+        plugins: Plugin files that were published with a row run only if they are named.
+        **options: `data`, `device` and `trust`, as in `bench run`.
 
     Raises:
-        UserError: The file is none, a run that a row rests on is not there or cannot be planned, or it needs
-            code that is not given; names the options to add.
+        UserError: The file is invalid, the run of a row is missing or cannot be planned, or it needs code
+            that was not named; names the options to add.
     """
-    rows, problems = read_rows(path, COLUMNS)
+    rows, problems = read_rows(path, BOARD_COLUMNS)
     if problems:
         raise UserError(problems)
-    order = random.Random(seed).sample(rows, len(rows))
-    order.sort(key=lambda row: bool(row["control"]))
+    order = sorted(random.Random(seed).sample(rows, len(rows)), key=lambda row: bool(row["control"]))
     run_of = runs_in(path.parent / RUNS)
     with tempfile.TemporaryDirectory() as work:
         for number, row in enumerate(order[:count]):
             run = run_of(row)
-            _refuse_unnamed(run, plugins)
-            recorded = read_recorded(run.folder)
+            _require_named_plugins(run, plugins)
+            recorded = read_settings(run.folder)
             only = {**recorded.only, **{name: [str(row[name])] for name in ("target", "defense")}}
-            only.pop("n", None)  # a smaller part of the images may be wanted here
-            observer = Silent()
-            prepared = run_again(
-                replace(recorded, grid=_grid_of(row, recorded.grid), only=only),
-                observer,
-                data=data,
-                store=store or f"{work}/store",
-                device=device,
-                plugins=plugins,
-                trust=trust,
-            )
-            yield _compared(row, run, run_prepared(prepared, observer, Path(work) / str(number)).out)
+            # Ranked rows may share fewer images than their cells have.
+            grid = _limit_images(recorded.grid, row["n"]) if row["bound"] == "found" else recorded.grid
+            only.pop("n", None)  # the grid has the number of images
+            settings = replace(recorded, grid=grid, only=only)
+            at = store or f"{work}/store"
+            planned = reload_run(settings, Silent(), store=at, plugins=plugins, **options)
+            yield _compare(row, run, execute_run(planned, Silent(), Path(work) / str(number)).out)
 
 
-def _refuse_unnamed(run: Run, given: Sequence[Path]) -> None:
-    """Refuse to reproduce without the plugin files that were published with the run.
+def _require_named_plugins(run: Run, files: Sequence[Path]) -> None:
+    """Raise UserError unless the user named all plugin files of the run.
 
-    That they lie beside the row is no consent to run them.
+    Publishing a file with a row is not the consent of whoever verifies it to run that file.
     """
-    named = {path.name for path in given}
+    named = {path.name for path in files}
     missing = [path for path in run.kept_plugins if path.name not in named]
     if missing:
         options = " ".join(f"--plugin {quoted(path)}" for path in missing)
         names = ", ".join(path.name for path in missing)
         raise UserError(
-            f"run {run.folder.name} was made with plugin files of its own ({names}), not run unasked",
+            f"run {run.folder.name} needs its own plugin files ({names}), which run only if you name them",
             hint=f"read them; if you trust them, repeat the command with {options}",
         )
 
 
-def _grid_of(row: Row, grid: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The grid on the images of a row: where a contest shares fewer than its own cells have, these count."""
-    return _with_n(grid, row["n"]) if row["bound"] == "found" else grid
+def _limit_images(grid: Mapping[str, Any], n: int) -> dict[str, Any]:
+    """The grid with at most n images of each data set; invalid parts stay, so that planning reports them."""
+
+    def limited(dataset: Any) -> dict[str, Any]:
+        entry = dict(dataset) if isinstance(dataset, Mapping) else {"name": dataset}
+        size = entry.get("n") or n
+        return entry | {"n": min(n, size) if isinstance(size, int) else size}
+
+    result = dict(grid)
+    if isinstance(blocks := result.get("blocks"), list):
+        result["blocks"] = [_limit_images(b, n) if isinstance(b, Mapping) else b for b in blocks]
+    if "datasets" in result:
+        datasets = result["datasets"]
+        result["datasets"] = [limited(d) for d in (datasets if isinstance(datasets, list) else [datasets])]
+    return result
 
 
-def _with_n(grid: Mapping[str, Any], n: int) -> dict[str, Any]:
-    """The grid on no more than n images of each data set; a part that is no grid stays for its refusal."""
-
-    def sized(choice: Any) -> dict[str, Any]:
-        entry = dict(choice) if isinstance(choice, Mapping) else {"name": choice}
-        earlier = entry.get("n") or n
-        return entry | {"n": min(n, earlier) if isinstance(earlier, int) else earlier}
-
-    found = dict(grid)
-    if isinstance(found.get("blocks"), list):
-        found["blocks"] = [_with_n(b, n) if isinstance(b, Mapping) else b for b in found["blocks"]]
-    if "datasets" in found:
-        datasets = found["datasets"]
-        found["datasets"] = [
-            sized(choice) for choice in (datasets if isinstance(datasets, list) else [datasets])
-        ]
-    return found
-
-
-def _compared(row: Row, run: Run, out: Path) -> Reproduced:
+def _compare(row: Row, run: Run, out: Path) -> Reproduction:
     rows, problems = read_rows(out / "leaderboard.csv", LEADERBOARD_COLUMNS)
     if problems:
         raise UserError(problems)
-    now = next((other for other in rows if identity(other) == identity(row)), None)
-    before, after = run.counting(row), Run(out).counting(row)
+    recomputed = next((other for other in rows if row_identity(other) == row_identity(row)), None)
+    before, after = run.cells(row), Run(out).cells(row)
     keys = {cell["key"] for cell in before}
-    alike = {cell["n"] for cell in before} == {cell["n"] for cell in after}
-    same_keys = all(cell["key"] in keys for cell in after) if alike else None
-    return Reproduced(row, now, same_keys, run.schema, (run.folder / "outside.json").is_file())
+    same_sizes = {cell["n"] for cell in before} == {cell["n"] for cell in after}
+    same_keys = all(cell["key"] in keys for cell in after) if same_sizes else None
+    return Reproduction(row, recomputed, same_keys, run.schema, (run.folder / "outside.json").is_file())

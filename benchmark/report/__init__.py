@@ -1,4 +1,4 @@
-"""`report.html`: a run as one page that opens offline, in any browser, and asks nothing of anywhere."""
+"""`report.html`: a run as one page that opens offline in any browser and loads nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -10,25 +10,17 @@ if TYPE_CHECKING:
 
 
 def write_report(run: Path, images: Images, out: Path) -> Path:
-    """Write the report of a run.
-
-    Args:
-        run: The folder of the run.
-        images: Where the images of its cells are.
-        out: The file to write.
-
-    Returns:
-        The file.
+    """Write the report of the run in a folder to a file, and return the file.
 
     Raises:
         UserError: The folder holds no run, or the file cannot be written.
     """
     from benchmark.errors import UserError
-    from benchmark.output import open_out, write_text
-    from benchmark.report.page import render
+    from benchmark.files.writing import make_output_folder, write_text
+    from benchmark.report.html_page import render
 
     if out.is_dir():
         raise UserError(f"{out} is a folder", hint="name a file with --out, e.g. report.html")
-    open_out(out.parent)
+    make_output_folder(out.parent)
     write_text(out, render(run, images))
     return out

@@ -7,9 +7,9 @@
 
   const isDark = () => (root.dataset.theme || (system.matches ? "dark" : "light")) === "dark";
 
-  function draw(place) {
-    drawn.add(place);
-    // Legends below each other: side by side a phone cuts the second.
+  function draw(container) {
+    drawn.add(container);
+    // Stack the legends: side by side the second one does not fit on a phone.
     const legend = { layout: { bottom: { direction: "vertical", anchor: "start" } } };
     const config = { background: "transparent", legend };
     const options = { actions: false, ast: true, renderer: "svg", config };
@@ -17,22 +17,22 @@
       options.theme = "dark";
       options.config.axis = { gridColor: "#333b45", domainColor: "#7d8793", tickColor: "#7d8793" };
     }
-    return vegaEmbed(place, specs[place.dataset.chart], options).catch((error) => {
+    return vegaEmbed(container, specs[container.dataset.chart], options).catch((error) => {
       console.error(error);
-      place.textContent = "This chart could not be drawn: " + error.message;
+      container.textContent = "This chart could not be drawn: " + error.message;
     });
   }
 
-  // A closed block has no width to draw in, and a page of many blocks opens at once.
+  // Draw open blocks only: a closed block has no width, and a page with many blocks opens faster.
   function drawOpen() {
-    for (const place of document.querySelectorAll("[data-chart]")) {
-      if (!drawn.has(place) && place.closest("details").open) draw(place);
+    for (const container of document.querySelectorAll("[data-chart]")) {
+      if (!drawn.has(container) && container.closest("details").open) draw(container);
     }
   }
 
   function showTheme() {
     document.getElementById("theme").setAttribute("aria-pressed", String(isDark()));
-    for (const place of [...drawn]) draw(place);
+    for (const container of [...drawn]) draw(container);
   }
 
   function words(text) {
@@ -41,7 +41,7 @@
 
   function filter(form, rows, output) {
     const wanted = [...form.querySelectorAll("[data-filter]")];
-    let left = 0;
+    let shown = 0;
     for (const row of rows) {
       const text = row.dataset.words || (row.dataset.words = rowText(row));
       row.hidden = !wanted.every((field) =>
@@ -49,14 +49,14 @@
           ? words(field.value).every((word) => text.includes(word))
           : !field.value || row.dataset[field.dataset.filter] === field.value
       );
-      if (!row.hidden) left += 1;
+      if (!row.hidden) shown += 1;
     }
-    output.textContent = left + " of " + rows.length;
+    output.textContent = shown + " of " + rows.length;
   }
 
   function rowText(row) {
-    const told = row.matches("details") ? row.querySelector("summary") : row;
-    return (told.textContent + " " + (row.dataset.flags || "")).toLowerCase();
+    const source = row.matches("details") ? row.querySelector("summary") : row;
+    return (source.textContent + " " + (row.dataset.flags || "")).toLowerCase();
   }
 
   function connect(form, rows, output) {
@@ -67,7 +67,7 @@
     apply();
   }
 
-  // Figures before what has none; text by its letters.
+  // Numbers come before text; text is sorted alphabetically.
   function compare(one, other) {
     const a = parseFloat(one), b = parseFloat(other);
     if (!isNaN(a) && !isNaN(b)) return a - b;

@@ -1,0 +1,1 @@
+"""Goals, gradient steps and optimisers that several attacks share."""

@@ -1,0 +1,1 @@
+"""The command `bench`: the commands, and what they print."""

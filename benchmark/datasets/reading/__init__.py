@@ -1,0 +1,1 @@
+"""Finding, checking, decoding and streaming image files, for several data sets."""

@@ -1,0 +1,1 @@
+"""From stored outcomes to records, flags and leaderboard rows."""

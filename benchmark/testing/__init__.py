@@ -1,0 +1,1 @@
+"""Checks that a defense plugin keeps its contract (`bench check`, pytest)."""

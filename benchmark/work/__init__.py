@@ -1,1 +1,0 @@
-"""What is done for each kind of task."""

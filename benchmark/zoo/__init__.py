@@ -1,0 +1,1 @@
+"""Trained weights: exported from a store, imported, verified, and loaded as plain modules."""

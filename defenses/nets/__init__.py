@@ -1,0 +1,1 @@
+"""Networks of defenses, and training steps that several of them share."""

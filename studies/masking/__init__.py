@@ -1,0 +1,1 @@
+"""What the harness says of purifiers that hide their weakness, and of honest ones."""

@@ -1,0 +1,1 @@
+"""`make speed`: times, ratios and memory."""

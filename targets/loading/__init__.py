@@ -1,0 +1,1 @@
+"""The training recipe, preprocessing, model files and factories that several targets share."""

@@ -95,4 +95,6 @@ def _lies_in(name: str, folder: str) -> bool:
     if spec is None or top == "benchmark":
         return False
     places = list(spec.submodule_search_locations or ()) or [spec.origin or ""]
-    return any(os.path.realpath(os.path.dirname(place)) == folder for place in places)
+    # the origin of a module without a file is text such as "built-in"
+    files = [place for place in places if os.path.isabs(place)]
+    return any(os.path.realpath(os.path.dirname(file)) == folder for file in files)

@@ -226,3 +226,14 @@ def test_modules_of_other_packages_are_no_old_names(tmp_path: Path) -> None:
         warnings.simplefilter("error")
         loaded = _new(tmp_path / "mine.py", "from chain.contract import PRICE", "PRICE")
     assert loaded.value == 2  # type: ignore[attr-defined]
+
+
+def test_a_plugin_in_the_current_folder_leaves_the_modules_of_python_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = dict(sys.modules)
+    _write(tmp_path / "nets.py", "WIDTH = 1")
+    loaded = _new(Path("mine.py"), "import nets, sys, time", "sys, time, nets.WIDTH")
+    assert loaded.value == (sys, sys.modules["time"], 1)  # type: ignore[attr-defined]
+    assert {name for name in before if sys.modules.get(name) is not before[name]} == set()

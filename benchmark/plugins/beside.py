@@ -19,7 +19,7 @@ from importlib.machinery import (
 from pathlib import Path
 from types import ModuleType
 
-from benchmark.checkout import checkout
+from benchmark.checkout import users_path
 
 
 @contextmanager
@@ -31,16 +31,13 @@ def beside(path: Path) -> Iterator[None]:
     """
     folder = os.path.realpath(path.parent)
     finder = _FolderFinder(folder)
-    before = {name: module for name, module in sys.modules.items() if _lies_in(name, folder)}
-    for name in before:
-        del sys.modules[name]
+    before = _take_out(folder)
     sys.meta_path.insert(0, finder)
     try:
         yield
     finally:
         sys.meta_path.remove(finder)
-        for name in [name for name in sys.modules if _lies_in(name, folder)]:
-            del sys.modules[name]
+        _take_out(folder)
         sys.modules.update(before)
 
 
@@ -64,9 +61,7 @@ class _FolderFinder(MetaPathFinder):
         if top in sys.stdlib_module_names or top == "benchmark":
             return None
         if path is None:
-            # this project's folders in a checkout on the path are no libraries
-            passed_over = (self._folder, os.path.realpath(checkout() or self._folder))
-            others = [entry for entry in sys.path if os.path.realpath(entry) not in passed_over]
+            others = [entry for entry in users_path() if os.path.realpath(entry) != self._folder]
             library = PathFinder.find_spec(name, others)
             found = library is not None and library.loader is not None
             return None if found else self._find(name, [self._folder])
@@ -88,9 +83,14 @@ class _FolderFinder(MetaPathFinder):
         return namespace
 
 
-def _lies_in(name: str, folder: str) -> bool:
-    """Whether a loaded module, or the top-level package that holds it, lies directly in a folder."""
-    top = name.partition(".")[0]
+def _take_out(folder: str) -> dict[str, ModuleType]:
+    """Remove the modules of a folder from `sys.modules`, and return them."""
+    tops = {top for top in {name.partition(".")[0] for name in sys.modules} if _lies_in(top, folder)}
+    return {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] in tops}
+
+
+def _lies_in(top: str, folder: str) -> bool:
+    """Whether a loaded top-level module or package lies directly in a folder."""
     spec = getattr(sys.modules.get(top), "__spec__", None)
     if spec is None or top == "benchmark":
         return False

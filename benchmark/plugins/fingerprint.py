@@ -39,7 +39,7 @@ def sources(path: Path, module: str) -> Mapping[str, Path]:
     """
     files: dict[str, Path] = {}
     with beside(path) if module.startswith(PLUGIN_MODULE) else nullcontext():
-        _collect(path, module, files)
+        _collect(path, module, files, set())
     return files
 
 
@@ -108,10 +108,9 @@ def _normalised(path: Path, stamp: tuple[int, int]) -> str:
     return ast.unparse(read_source(path, stamp).code)
 
 
-def _collect(path: Path, module: str, files: dict[str, Path]) -> None:
-    if module in files:
-        return
+def _collect(path: Path, module: str, files: dict[str, Path], searched: set[str]) -> None:
     files[module] = path
+    searched.add(module)
     own = module.partition(".")[0]
     for imported in _imported(path, module, file_stamp(path)):
         name = current_name(imported) or imported
@@ -123,9 +122,12 @@ def _collect(path: Path, module: str, files: dict[str, Path]) -> None:
         # importing a module runs its packages first; the packages of this project only collect names
         for length in range(len(parts) if is_project else 1, len(parts) + 1):
             part = ".".join(parts[:length])
+            if part in searched:
+                continue
+            searched.add(part)
             source = _source(part)  # the project's, the plugin's own, or a file that no distribution owns
             if source is not None:
-                _collect(source, part, files)
+                _collect(source, part, files, searched)
 
 
 @cache

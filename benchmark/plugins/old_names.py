@@ -22,7 +22,7 @@ from types import ModuleType
 from typing import Any
 
 from benchmark.checkout import PLUGIN_FOLDERS as _PACKAGES
-from benchmark.checkout import checkout
+from benchmark.checkout import checkout, users_path
 
 _API = "benchmark.api"
 
@@ -73,9 +73,8 @@ def _users_package(package: str) -> ModuleSpec | None:
     finders = [finder for finder in sys.meta_path if not isinstance(finder, _Finder | type)]
     specs: list[ModuleSpec | None] = [getattr(sys.modules.get(package), "__spec__", None)]
     specs += [finder.find_spec(package, None) for finder in finders]
+    specs.append(PathFinder.find_spec(package, users_path()))
     root = checkout()
-    path = [entry for entry in sys.path if root is None or os.path.realpath(entry) != os.path.realpath(root)]
-    specs.append(PathFinder.find_spec(package, path))
     own = None if root is None else os.path.realpath(os.path.join(root, package, "__init__.py"))
     for spec in specs:
         if spec is not None and spec.origin and os.path.realpath(spec.origin) != own:

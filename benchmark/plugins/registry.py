@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -110,7 +110,7 @@ class Registry:
         Raises:
             UserError: The file is missing, is not valid Python, declares nothing, or repeats a name.
         """
-        load = partial(import_plugin, path)
+        load = cache(partial(import_plugin, path))  # each task loads its plugins
         found = [_from_declaration(declaration, load) for declaration in declarations(path, KINDS)]
         if not found:
             hint = "decorate a class: " + ", ".join(f'@{kind}("name")' for kind in KINDS)

@@ -38,12 +38,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Empty folders for store, data and zoo."""
+    """Empty folders for store, data and zoo, and no zoo of a checkout."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BENCH_STORE", str(tmp_path / "store"))
     monkeypatch.setenv("BENCH_DATA", str(tmp_path / "data"))
     monkeypatch.delenv("BENCH_ZOO", raising=False)
     monkeypatch.setattr("benchmark.storage.zoo_layers.SHIPPED", tmp_path / "shipped")
+    monkeypatch.setattr("benchmark.storage.zoo_layers.checkout", lambda: None)
     (tmp_path / "shipped").mkdir()
     (tmp_path / "shipped" / "index.json").write_text('{"format": 1}')
     return tmp_path

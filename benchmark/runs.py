@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmark.execution.context import ExecutionContext
 from benchmark.execution.devices import pick_device
-from benchmark.execution.dispatch import code_of, perform
+from benchmark.execution.dispatch import code_of
 from benchmark.execution.executor import Execution, execute
 from benchmark.execution.observer import Observer
 from benchmark.execution.provenance import Provenance, Reuse
@@ -122,7 +122,7 @@ def plan_run(
     budget = float("inf") if grid.budget is None else grid.budget
     origin = Provenance(registry, code_of, environment(torch_device, threads))
     context = ExecutionContext(
-        registry, open_store, root, torch_device, observer.training, perform, origin, budget, trusted, reuse
+        registry, open_store, root, torch_device, observer.training, origin, budget, trusted, reuse
     )
     digests = {Path(path).name: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in plugins}
     return PlannedRun(grid, plan, context, kept, sanity, digests, missing_datasets, threads)

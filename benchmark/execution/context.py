@@ -37,6 +37,14 @@ Training = TrainTarget | TrainDefense | TrainAttack
 OnTraining = Callable[[Task, int, int, Mapping[str, float]], None]
 
 
+class LostResultError(Exception):
+    """A stored result is lost or damaged; see `dispatch.recompute_lost`."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(f"the result of {address(task)} cannot be read")
+        self.task = task
+
+
 def address(task: Task) -> Address:
     """Where the store keeps the result of a task."""
     return Address(task.kind, task.label, task.key)
@@ -46,12 +54,12 @@ def address(task: Task) -> Address:
 class ExecutionContext:
     """Holds the settings of a run, and gives its tasks their data, models and stored results.
 
-    Data sets, models and results are loaded once and cached.
+    Data sets, models and results are loaded once and cached. Methods that read a stored result raise
+    `LostResultError` if the store lacks it or finds it damaged.
 
     Attributes:
         data: Root folder of the data sets.
         on_training: Called with the progress of trainings.
-        recompute: Runs a task again if its stored result is lost or damaged.
         provenance: The code and environment that new results are made with.
         budget: Forward plus backward passes per image that an attack may use on its surface.
         trusted: The files and packages whose code may run when a classifier is loaded.
@@ -63,7 +71,6 @@ class ExecutionContext:
     data: Path
     device: torch.device
     on_training: OnTraining
-    recompute: Callable[[Task, ExecutionContext], None]
     provenance: Provenance
     budget: float = float("inf")
     trusted: Trust = NO_TRUST
@@ -136,11 +143,11 @@ class ExecutionContext:
         return self.tensors(source)["images"].clone().to(self.device)
 
     def tensors(self, task: Task) -> dict[str, Tensor]:
-        """The stored result of a task; recomputed if the store finds it damaged."""
+        """The stored result of a task."""
         return self._results.get(task.key, lambda: self._read(task, self.store.get_tensors))
 
     def table(self, task: Task) -> Any:
-        """The stored pyarrow table of a task; recomputed if the store finds it damaged."""
+        """The stored pyarrow table of a task."""
         return self._read(task, self.store.get_table)
 
     def meta(self, task: Task) -> dict[str, Any]:
@@ -188,13 +195,8 @@ class ExecutionContext:
                 self._used = outer
 
     def _read(self, task: Task, get: Callable[[Address], Any]) -> Any:
-        stored = get(address(task))
-        if stored is None:
-            with torch.enable_grad():  # the caller may have disabled gradients, but the task may need them
-                self.recompute(task, self)
-            stored = get(address(task))
-        if stored is None:
-            raise RuntimeError(f"the result of {address(task)} cannot be read back")
+        if (stored := get(address(task))) is None:
+            raise LostResultError(task)
         return stored
 
     def new_target(self, task: TrainTarget) -> Target[Any]:

@@ -15,7 +15,7 @@ from benchmark.api.attack import Attack
 from benchmark.api.losses import margin
 from benchmark.api.noise import Noise
 from benchmark.errors import BudgetError, PluginError, format_exception
-from benchmark.execution.context import ExecutionContext
+from benchmark.execution.context import ExecutionContext, LostResultError
 from benchmark.execution.seeding import seeded
 from benchmark.execution.stopwatch import Stopwatch
 from benchmark.execution.surfaces import Meter, make_surface
@@ -143,7 +143,7 @@ def attack_errors(name: str, context: ExecutionContext) -> Iterator[None]:
         yield
     except BudgetError as error:
         raise BudgetError(f"attack {name} used more than {context.allowance}") from error
-    except PluginError:
+    except (PluginError, LostResultError):
         raise
     except (Exception, SystemExit) as error:
         raise PluginError(f"attack {name} raised {format_exception(error)}") from error

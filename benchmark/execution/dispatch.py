@@ -5,6 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
+
+import torch
 
 from benchmark.execution import (
     convergence,
@@ -17,9 +20,11 @@ from benchmark.execution import (
     train,
     train_bpda_network,
 )
-from benchmark.execution.context import ExecutionContext
+from benchmark.execution.context import ExecutionContext, LostResultError
 from benchmark.plan import tasks
 from benchmark.plugins.fingerprint import fingerprint
+
+T = TypeVar("T")
 
 _FUNCTIONS: dict[type[tasks.Task], Callable[..., None]] = {
     tasks.TrainTarget: train.train_target,
@@ -44,12 +49,35 @@ KINDS: tuple[type[tasks.Task], ...] = tuple(_FUNCTIONS)
 
 
 def perform(task: tasks.Task, context: ExecutionContext, *others: tasks.Task) -> None:
-    """Run a task and store its result. The results that it needs must be in the store.
+    """Run a task and store its result. Needed results that the store has lost are computed first.
 
     `others` are the other crafts of the same sweep, which one call of the attack serves.
     """
-    with context.recording():
-        _FUNCTIONS[type(task)](task, context, *others)
+
+    def run() -> None:
+        with context.recording():
+            _FUNCTIONS[type(task)](task, context, *others)
+
+    recompute_lost(run, context)
+
+
+def recompute_lost(action: Callable[[], T], context: ExecutionContext) -> T:
+    """Do something that reads stored results; if one is lost or damaged, compute it and start again.
+
+    Raises:
+        LostResultError: The store loses a result again that was just computed.
+    """
+    recomputed: set[str] = set()
+    while True:
+        try:
+            return action()
+        except LostResultError as error:
+            if error.task.key in recomputed:
+                raise
+            lost = error.task
+        recomputed.add(lost.key)
+        with torch.enable_grad():  # the caller may have disabled gradients, but the task may need them
+            perform(lost, context)
 
 
 def code_of(kind: type[tasks.Task]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,6 @@ from benchmark.execution.surfaces import make_surface
 from benchmark.execution.train import validation_error
 from benchmark.plan.tasks import TrainSubstitute
 from benchmark.plugins.opened_files import watching
-from benchmark.plugins.plugin import NoCheckpoints
 
 _FIRST_IMAGES = 150
 _ROUNDS = 5
@@ -35,17 +35,17 @@ def train_substitute(task: TrainSubstitute, context: ExecutionContext) -> None:
     surface = make_surface(task.oracle, task.dataset, context, task.seed_for("oracle"))
     with seeded(task.seed_for("init")), Stopwatch(context.device) as watch:
         model: Any = context.new_target(task).to(context.device)
-        model.checkpoints = NoCheckpoints()  # cannot resume: later training images depend on the weights
-        model.reporter = lambda done, total, figures: context.on_training(task, done, total, figures)
         generator = torch.Generator().manual_seed(task.seed_for("fit"))
         trainer = _SubstituteTrainer(model, data, surface, generator)
         images = data.validation.take(torch.arange(len(data.validation))).to(context.device)
-        if task.how == "jacobian":
-            trainer.fit_with_jacobian_augmentation(images[:_FIRST_IMAGES])
-        elif task.start is None:
-            trainer.fit(images)
-        else:
-            trainer.fit_with_generator(task, context, images)
+        # no checkpoints: later training images depend on the weights
+        with model.training_with(partial(context.on_training, task)):
+            if task.how == "jacobian":
+                trainer.fit_with_jacobian_augmentation(images[:_FIRST_IMAGES])
+            elif task.start is None:
+                trainer.fit(images)
+            else:
+                trainer.fit_with_generator(task, context, images)
     model.eval()
     meta = {"seconds": watch.seconds, "curve": [], "queries": trainer.queries}
     meta["validation_error"] = validation_error(model, data) or 0.0

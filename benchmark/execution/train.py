@@ -22,8 +22,7 @@ from benchmark.execution.stopwatch import Stopwatch
 from benchmark.execution.surfaces import make_surface
 from benchmark.plan.tasks import SHARD_SIZE, TrainAttack, TrainDefense, TrainTarget
 from benchmark.plugins.opened_files import unwatched, watching
-from benchmark.plugins.plugin import NoCheckpoints, Plugin
-from benchmark.storage.store import Address, Store
+from benchmark.storage.store import Address
 
 
 def train_target(task: TrainTarget, context: ExecutionContext) -> None:
@@ -75,12 +74,12 @@ def train_attack(task: TrainAttack, context: ExecutionContext) -> None:
     data = context.training_data(task.dataset)
     surface = make_surface(task.surface, task.dataset, context, task.seed_for("surface"))
 
-    def fit(attack: Any, generator: torch.Generator) -> None:
-        if task.surface.draws is not None:
-            attack.checkpoints = NoCheckpoints()  # cannot resume: a random defense would draw other noise
-        attack.fit(data, surface, generator)
+    def make() -> Any:
+        return context.new_attack(task.attack, task.dataset)
 
-    _train("attack", task, context, lambda: context.new_attack(task.attack, task.dataset), fit)
+    # cannot resume against a random defense, which would draw other noise
+    resumable = task.surface.draws is None
+    _train("attack", task, context, make, lambda a, g: a.fit(data, surface, g), resumable=resumable)
 
 
 def _train(
@@ -89,29 +88,32 @@ def _train(
     context: ExecutionContext,
     make: Callable[[], Any],
     fit: Callable[[Any, torch.Generator], None],
+    *,
+    resumable: bool = True,
 ) -> None:
     """Make a plugin, fit it, and store its weights, for a classifier with its validation error."""
     with seeded(task.seed_for("init")), Stopwatch(context.device) as watch:
         plugin = make().to(context.device).train()
-        checkpoints = _attach_checkpoints(plugin, task, context)
-        with checkpoints, watching(kind, plugin):
+        session = _TrainingSession(task, context)
+        attached = plugin.training_with(session.report, session if resumable else None)
+        with session, attached, watching(kind, plugin):
             fit(plugin, torch.Generator().manual_seed(task.seed_for("fit")))
             if (wrong := not_finite(plugin)) is not None:
-                fault = f"weights {wrong} are not finite after {checkpoints.progress}"
+                fault = f"weights {wrong} are not finite after {session.progress}"
                 raise PluginError(f"training {task.label} diverged: {fault}")
-    meta = {"seconds": checkpoints.seconds + watch.seconds, "curve": checkpoints.curve}
+    meta = {"seconds": session.seconds + watch.seconds, "curve": session.curve}
     if isinstance(task, TrainTarget):
         meta["validation_error"] = validation_error(plugin, context.training_data(task.dataset))
     context.put_tensors(task, plugin.state_dict(), meta)
-    checkpoints.remove()
+    session.remove()
 
 
 _RESUMABLE = (OSError, MemoryError, torch.OutOfMemoryError, UserError)
 """Errors that are not the plugin's fault: a full disk or memory, an unreadable image."""
 
 
-class _StoredCheckpoints:
-    """The state of an unfinished training in the store; a fault of the plugin removes it.
+class _TrainingSession:
+    """What a training reports, and its unfinished state in the store; a fault of the plugin removes that.
 
     Attributes:
         seconds: Time that earlier runs spent on the training.
@@ -119,14 +121,28 @@ class _StoredCheckpoints:
         curve: The reported losses and rates, by step.
     """
 
-    def __init__(self, task: Training, store: Store) -> None:
+    def __init__(self, task: Training, context: ExecutionContext) -> None:
+        self._task = task
         self._address = Address("checkpoint", task.label, task.key)
-        self._store = store
-        earlier = store.meta(self._address)
+        self._store = context.store
+        self._on_training = context.on_training
+        earlier = self._store.meta(self._address)
         self.seconds = 0.0 if earlier is None else float(earlier["seconds"])
         self.curve: list[dict[str, float]] = [] if earlier is None else earlier["curve"]
         self._begin = time.perf_counter()
         self.progress = "no reported step"
+
+    def report(self, done: int, total: int, figures: Mapping[str, float]) -> None:
+        """Receive a report of the plugin; a value that is not finite is a fault."""
+        epoch = f"epoch {figures['epoch']:.0f}, " if "epoch" in figures else ""
+        self.progress = f"{epoch}step {done} of {total}"
+        self.curve.append({"step": done, **figures})
+        for name, value in figures.items():
+            if not math.isfinite(value):
+                fault = f"{name} is {value} in {self.progress}"
+                raise PluginError(f"training {self._task.label} diverged: {fault}")
+        with unwatched():
+            self._on_training(self._task, done, total, figures)
 
     def load(self) -> dict[str, Tensor] | None:
         with unwatched():
@@ -147,25 +163,6 @@ class _StoredCheckpoints:
         if kind is None or issubclass(kind, _RESUMABLE) or not issubclass(kind, Exception | SystemExit):
             return  # finished, or interrupted by the user or by something outside the plugin
         self.remove()
-
-
-def _attach_checkpoints(plugin: Plugin[Any], task: Training, context: ExecutionContext) -> _StoredCheckpoints:
-    """Let a plugin report its progress and store its state."""
-
-    def reporter(done: int, total: int, figures: Mapping[str, float]) -> None:
-        epoch = f"epoch {figures['epoch']:.0f}, " if "epoch" in figures else ""
-        checkpoints.progress = f"{epoch}step {done} of {total}"
-        checkpoints.curve.append({"step": done, **figures})
-        for name, value in figures.items():
-            if not math.isfinite(value):
-                fault = f"{name} is {value} in {checkpoints.progress}"
-                raise PluginError(f"training {task.label} diverged: {fault}")
-        with unwatched():
-            context.on_training(task, done, total, figures)
-
-    plugin.reporter = reporter
-    plugin.checkpoints = checkpoints = _StoredCheckpoints(task, context.store)
-    return checkpoints
 
 
 def _check_classes(classifier: nn.Module, task: TrainTarget, data: TrainingData) -> None:

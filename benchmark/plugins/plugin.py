@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
@@ -156,8 +157,8 @@ class Plugin(Generic[ConfigT]):
         version: Increased when the plugin's results change for the same parameters. Only built-in plugins
             need it: the keys of other plugins contain a fingerprint of their code.
         config: The typed parameters.
-        reporter: Set by the harness; receives the calls of `report`.
-        checkpoints: Set by the harness; `benchmark.api.training.Loop` loads and saves the state with it.
+        reporter: Receives the calls of `report`; see `training_with`.
+        checkpoints: `benchmark.api.training.Loop` loads and saves the state with it; see `training_with`.
         step_limit: Maximum number of training steps, for checks that only need to see that training runs.
         loops_begun: Number of training loops started so far.
     """
@@ -182,6 +183,16 @@ class Plugin(Generic[ConfigT]):
             argument for argument in arguments if isinstance(argument, type) and issubclass(argument, Config)
         )
         return next(found, Config)
+
+    @contextmanager
+    def training_with(self, reporter: Reporter, checkpoints: Checkpoints | None = None) -> Iterator[None]:
+        """Train in the block: reports go to `reporter`, and the state to `checkpoints` if given."""
+        earlier = self.reporter, self.checkpoints
+        self.reporter, self.checkpoints = reporter, checkpoints or NoCheckpoints()
+        try:
+            yield
+        finally:
+            self.reporter, self.checkpoints = earlier
 
     def report(self, done: int, total: int, **figures: float) -> None:
         """Report the steps done, the total steps, and losses or rates to the harness.

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from benchmark.api.noise import StreamNoise
 from benchmark.errors import Problem, UserError
 from benchmark.execution.context import ExecutionContext
+from benchmark.execution.dispatch import recompute_lost
 from benchmark.execution.purifier import PurifierModule
 from benchmark.files.writing import make_output_folder, replacing, write_json, write_text
 from benchmark.metrics import TOLERANCE
@@ -186,7 +187,9 @@ def export(context: ExecutionContext, cell: Cell) -> Export:
     """The pipeline of a cell with its images."""
     shards = [context.clean(score.shard) for score in cell.scores]
     images, labels = (torch.cat(tensors) for tensors in zip(*shards, strict=True))
-    pipeline = Pipeline(context.target(cell.target), context.purifier(cell.purifier, cell.dataset))
+    pipeline = recompute_lost(
+        lambda: Pipeline(context.target(cell.target), context.purifier(cell.purifier, cell.dataset)), context
+    )
     return Export(pipeline.eval(), images, labels, cell.attack.norm, cell.attack.eps)
 
 

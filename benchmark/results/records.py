@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow
 from numpy.typing import NDArray
 
 from benchmark.errors import BudgetError, Failure, PluginError, UserError, most_severe
+from benchmark.execution.context import ExecutionContext
+from benchmark.execution.dispatch import recompute_lost
 from benchmark.files.tables import Row
 from benchmark.metrics.statistics import wilson
 from benchmark.plan.cells import Cell
@@ -19,9 +21,6 @@ from benchmark.plan.tasks import Task
 from benchmark.plan.threats import THREATS
 from benchmark.results.columns import RECORD_COLUMNS
 from benchmark.results.flags import CheckResults, cell_flags, check_flags, gradient_flags, target_flags
-
-if TYPE_CHECKING:
-    from benchmark.execution.context import ExecutionContext
 
 TIMINGS = ("craft_ms", "purify_ms")
 """The columns that differ between two computations of the same cell."""
@@ -64,20 +63,25 @@ def make_record(
     if failure is not None:
         return Result(record | {"status": failure.status, "reason": failure.reason}, None)
     try:
-        own = outcomes = _outcomes(cell, context)
-        _check_budget(cell, context)
-        results = [(member, _external_result(member, context)) for member in external]
-        for _, result in results:
-            outcomes = _worse_of(cell, outcomes, result.own)
-        record |= {"status": "ok"} | _rates(cell, _values(outcomes)) | _costs(cell, context)
-        record["routes"] = json.dumps(_error_by_route((cell, *external), context))
-        record["eligible"] = _robustbench_eligibility(cell, context)
-        # The flags judge the cell's own attack: external images make it neither stronger nor weaker.
-        record["flags"] = " ".join(_flags(cell, _values(own), record, context))
+        return recompute_lost(lambda: _scored(record, cell, external, context), context)
     except BudgetError as error:
         return Result(record | {"status": "budget", "reason": str(error)}, None)
     except (PluginError, UserError) as error:  # a damaged result was computed again, and that failed
         return Result(record | {"status": "failed", "reason": str(error)}, None)
+
+
+def _scored(record: Row, cell: Cell, external: Sequence[Cell], context: ExecutionContext) -> Result:
+    """The result of a cell whose scores are stored."""
+    own = outcomes = _outcomes(cell, context)
+    _check_budget(cell, context)
+    results = [(member, _external_result(member, context)) for member in external]
+    for _, result in results:
+        outcomes = _worse_of(cell, outcomes, result.own)
+    record = record | {"status": "ok"} | _rates(cell, _values(outcomes)) | _costs(cell, context)
+    record["routes"] = json.dumps(_error_by_route((cell, *external), context))
+    record["eligible"] = _robustbench_eligibility(cell, context)
+    # The flags judge the cell's own attack: external images make it neither stronger nor weaker.
+    record["flags"] = " ".join(_flags(cell, _values(own), record, context))
     return Result(record, outcomes, own, tuple(results))
 
 
@@ -191,8 +195,8 @@ def _flags(cell: Cell, values: Mapping[str, _Array], record: Row, context: Execu
             robust=robust,
             baseline_misclassified=values["baseline"] != values["label"],
             target_without_gradient=_without_gradient(cell, "target", context),
-            attacked_without_gradient=_without_gradient(cell, threat.probes[-1], context),
-            attacked_responds=_probe_values(cell, threat.probes[-1], "responds", context),
+            attacked_without_gradient=_without_gradient(cell, threat.attacked_form(), context),
+            attacked_responds=_probe_values(cell, threat.attacked_form(), "responds", context),
             nonfinite_gradients=any(context.meta(score)["costs"]["blind"] for score in cell.scores),
         )
     if any(context.opened(score) for score in cell.scores):

@@ -96,13 +96,12 @@ class DefenseUnderTest:
                 if not math.isfinite(value):
                     raise PluginError(f"{name} is {value} in step {done}")
 
-        self.defense.reporter = reporter
         self.defense.step_limit = STEPS
         with seeded(0):
             source = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(self.shape), CLASSES))
             source.to(self.device).eval().requires_grad_(False)
             data = _training_data(self.shape, self.device)
-            with watching("defense", self.defense):
+            with watching("defense", self.defense), self.defense.training_with(reporter):
                 self.defense.train().fit(data, source, torch.Generator().manual_seed(0))
         return last
 

@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,6 +18,7 @@ from filelock import FileLock
 
 from benchmark.errors import UserError
 from benchmark.execution.context import ExecutionContext, Training, address
+from benchmark.execution.dispatch import recompute_lost
 from benchmark.files.names import inside
 from benchmark.files.writing import make_output_folder, replacing, write_text
 from benchmark.plan.specs import AttackSpec, DefenseSpec, TargetSpec
@@ -61,7 +63,8 @@ def collect(
         if not _plugin(task).trainable or not (attacks or _role(task) in _DEFENDER_ROLES):
             continue
         if planned.context.store.has(address(task)):
-            yield _export(task, planned.context, licence, commit)
+            export = partial(_export, task, planned.context, licence, commit)
+            yield recompute_lost(export, planned.context)
         else:
             yield f"{task.kind} {task.label} is not in the store: left out"
 

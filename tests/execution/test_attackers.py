@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,10 +13,12 @@ import torch
 from torch import nn
 
 import benchmark
+from benchmark.api.attack import Surface
 from benchmark.api.losses import loss_gradient
 from benchmark.api.noise import StreamNoise
 from benchmark.execution import convergence
 from benchmark.execution.bpda_network import BpdaNetwork
+from benchmark.execution.dispatch import recompute_lost
 from benchmark.execution.observer import Silent
 from benchmark.execution.purifier import PurifierModule
 from benchmark.execution.surfaces import BpdaSurface, Meter, SurfaceInputs, build_surface, make_surface
@@ -24,7 +27,7 @@ from benchmark.plan.specs import DatasetSpec, TargetSpec
 from benchmark.plan.tasks import Craft, TrainTarget
 from benchmark.plan.threats.transfer import Transfer
 from benchmark.plugins.registry import default_registry
-from benchmark.runs import execute_run, plan_run
+from benchmark.runs import PlannedRun, execute_run, plan_run
 from studies import REPOSITORY
 
 PLUGINS = [REPOSITORY / "tests" / "plugin_files" / name for name in ("toy.py", "masking.py")]
@@ -51,6 +54,12 @@ def crafts(cell: Cell) -> dict[str, Craft]:
     return {c.route: c.craft for c in cell.scores[0].candidates if isinstance(c.craft, Craft)}
 
 
+def surface_of(craft: Craft, planned: PlannedRun) -> Surface:
+    """The surface of a craft; trainings that it needs are run."""
+    make = partial(make_surface, craft.surface, craft.shard.dataset, planned.context, 0)
+    return recompute_lost(make, planned.context)
+
+
 def test_a_bpda_network_finds_a_direction_if_neither_gradient_does(session_store: str) -> None:
     """A quantiser to four levels has no slope, and the gradient of the identity points the wrong way."""
     keys = {"defenses": [{"name": "negative"}, {"name": "negative", "levels": 4}]}
@@ -60,7 +69,7 @@ def test_a_bpda_network_finds_a_direction_if_neither_gradient_does(session_store
     images, labels = planned_run.context.clean(shard)
 
     def gradient(craft: Craft) -> torch.Tensor:
-        surface = make_surface(craft.surface, shard.dataset, planned_run.context, 0)
+        surface = surface_of(craft, planned_run)
         return loss_gradient(surface, images, labels)[0].flatten(1)
 
     def along(route: str) -> float:
@@ -77,7 +86,7 @@ def test_a_lost_bpda_network_is_trained_again_even_without_gradients(tmp_path: P
     training = crafts(cell)["bpda-mimic"].surface.bpda_network
     assert training is not None
     with torch.no_grad():
-        surface = make_surface(crafts(cell)["bpda-mimic"].surface, training.dataset, planned_run.context, 0)
+        surface = surface_of(crafts(cell)["bpda-mimic"], planned_run)
     assert isinstance(surface, BpdaSurface)
     assert isinstance(surface.purifier.noise, StreamNoise)  # not the noise of the training
     assert planned_run.context.meta(training)["unexplained_error"] < 0.2

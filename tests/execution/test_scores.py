@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 import benchmark
 from benchmark.api.attack import Attack
 from benchmark.api.noise import Noise
+from benchmark.execution.dispatch import recompute_lost
 from benchmark.execution.observer import Silent
 from benchmark.execution.pretrained import check_pretrained
 from benchmark.execution.score_scale import LARGEST, SMALLEST, scale_for
@@ -159,7 +161,8 @@ def test_every_shard_and_surface_gets_the_same_factor(session_store: str, route:
     for score in cell.scores:
         craft = next(c.craft for c in score.candidates if c.route == route)
         assert isinstance(craft, Craft)
-        surface = make_surface(craft.surface, craft.shard.dataset, planned_run.context, 0)
+        make = partial(make_surface, craft.surface, craft.shard.dataset, planned_run.context, 0)
+        surface = recompute_lost(make, planned_run.context)
         x, _ = planned_run.context.clean(craft.shard)
         ratios.append(surface(x) / planned_run.context.target(cell.target)(x))
     ratio = torch.cat(ratios)

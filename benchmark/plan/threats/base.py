@@ -146,7 +146,7 @@ class Threat(ABC):
     nested: ClassVar[tuple[str, ...]] = ()
     config_type: ClassVar[type[ThreatConfig]] = ThreatConfig
     probes: ClassVar[tuple[str, ...]] = (surface_forms.TARGET,)
-    """Forms of the surfaces whose gradients are probed on each shard; the last is the attacked surface."""
+    """Forms of the surfaces whose gradients are probed on each shard."""
     expects_start_from_target_only: ClassVar[bool] = False
     """Whether attacks that accept a start also start from the target-only image."""
     takes_benign: ClassVar[bool] = False
@@ -180,6 +180,12 @@ class Threat(ABC):
         if base is None or cls.images_made_on_target:
             return None
         return f"craft_on {base}: {cls.name} makes its images on the cell's own pipeline"
+
+    @classmethod
+    def attacked_form(cls) -> str:
+        """The form, one of `probes`, of the surface that attacks follow."""
+        piped = surface_forms.PIPELINE in cls.probes
+        return surface_forms.PIPELINE if piped else surface_forms.TARGET
 
     @classmethod
     @abstractmethod

@@ -44,7 +44,10 @@ def read_settings(run: Path) -> RunSettings:
     """
     path = run / "run.json"
     if not path.is_file():
-        raise UserError(f"no run in {run}: there is no run.json", hint="make one with `bench run --out`")
+        raise UserError(
+            f"no run in {run}: there is no run.json",
+            hint="name a folder that `bench run` wrote, e.g. results/runs/quick",
+        )
     metadata = read_run_metadata(run)
 
     def wrong(reason: str) -> UserError:

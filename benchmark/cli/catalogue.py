@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+import json
+import typing
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic.fields import FieldInfo
 
 from benchmark.errors import UserError, nearest
 from benchmark.plan.grid import GRIDS, builtin_grids
 from benchmark.plan.threats import ALIASES, THREATS
+from benchmark.plugins.plugin import Config
 from benchmark.plugins.registry import KINDS, Entry, default_registry
+
+_THREATS = "benchmark.plan.threats."
+
+_BOUNDS = {
+    "ge": "≥ {}",
+    "gt": "> {}",
+    "le": "≤ {}",
+    "lt": "< {}",
+    "multiple_of": "a multiple of {}",
+    "min_length": "length ≥ {}",
+    "max_length": "length ≤ {}",
+    "pattern": "pattern {}",
+}
+"""How a bound is shown, by the attribute that has it in the metadata of a field."""
 
 
 def catalogue(kind: str | None, plugins: Sequence[Path]) -> Iterator[tuple[str, list[str]]]:
@@ -29,7 +47,8 @@ def catalogue(kind: str | None, plugins: Sequence[Path]) -> Iterator[tuple[str, 
     if title is not None and title not in sections:
         raise UserError(f"unknown kind {kind!r}", hint=nearest(kind or "", sections))
     for name in sections if title is None else [title]:
-        yield name, [f"{member:<17} {summary}" for member, summary in sections[name]]
+        width = max((len(member) for member, _ in sections[name]), default=0)
+        yield name, [f"{member:<{width}}  {summary}" for member, summary in sections[name]]
 
 
 def _grid_text(name: str) -> str:
@@ -46,13 +65,20 @@ def show(name: str, plugins: Sequence[Path]) -> str:
     found = [describe_plugin(registry.get(kind, name)) for kind in KINDS if name in registry.names(kind)]
     threat = THREATS.get(ALIASES.get(name, name))
     if threat is not None:
-        parameters = ", ".join(threat.config_type.model_fields)
-        found.append(f"threat {threat.name}\n\nThe attacker {threat.meaning}.\n\nparameters: {parameters}")
+        parts = [f"threat {threat.name}", f"The attacker {threat.meaning}."]
+        bases = [
+            base for base in reversed(threat.config_type.__mro__) if base.__module__.startswith(_THREATS)
+        ]
+        described = "\n\n".join(inspect.cleandoc(base.__doc__) for base in bases if base.__doc__)
+        found.append("\n\n".join([*parts, *_describe_parameters(threat.config_type, described)]))
     if name in builtin_grids():
         found.append(f"grid {name} ({GRIDS / f'{name}.yaml'})\n\n{_grid_text(name).rstrip()}")
     if not found:
-        names = [n for kind in KINDS for n in registry.names(kind)] + [*THREATS, *builtin_grids()]
-        raise UserError(f"nothing is named {name!r}", hint=nearest(name, names))
+        names = {n for kind in KINDS for n in registry.names(kind)} | {*THREATS, *ALIASES, *builtin_grids()}
+        hint = nearest(name, names)
+        hint = hint if hint.startswith("did you mean") else "`bench list` shows all names"
+        message = f"there is no plugin, threat or built-in grid {name!r}"
+        raise UserError(message, hint=hint)
     return "\n\n".join(found)
 
 
@@ -61,20 +87,48 @@ def describe_plugin(entry: Entry) -> str:
     plugin = entry.load()
     parts = [f"{entry.kind} {entry.name} ({entry.origin})", inspect.getdoc(plugin) or ""]
     config = plugin.config_type()
-    if config.model_fields:
-        docstring = inspect.getdoc(config)
-        lines = ["parameters" + (f": {docstring}" if docstring else "")]
-        lines += [f"  {name} = {_default(field)}" for name, field in config.model_fields.items()]
-        parts.append("\n".join(lines))
-        for word, defaults in (("preset", config.presets), ("on", config.per_dataset)):
-            for title, values in defaults.items():
-                parts.append(
-                    f"{word} {title}: " + ", ".join(f"{n} = {value!r}" for n, value in values.items())
-                )
+    parts += _describe_parameters(config, inspect.getdoc(config) or "")
     return "\n\n".join(part for part in parts if part)
 
 
+def _describe_parameters(config: type[Config], described: str) -> list[str]:
+    """The parameters with defaults and bounds, and the values of each preset and data set; one part each."""
+    if not config.model_fields:
+        return []
+    lines = ["parameters" + (f": {described}" if described else "")]
+    lines += [f"  {name} = {_default(field)}" for name, field in config.model_fields.items()]
+    parts = ["\n".join(lines)]
+    for word, values in (("preset", config.presets), ("on", config.per_dataset)):
+        parts += [f"{word} {title}: {_assignments(changed)}" for title, changed in values.items()]
+    return parts
+
+
+def _assignments(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} = {_value(value)}" for name, value in values.items())
+
+
+def _value(value: object) -> str:
+    """A value as it is written in a grid file: `null`, `true`, a number or text without quotes."""
+    return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False, default=repr)
+
+
 def _default(field: FieldInfo) -> str:
-    bounds = ", ".join(str(bound) for bound in field.metadata)
-    default = "(required)" if field.is_required() else repr(field.default)
-    return f"{default}  {bounds}".rstrip()
+    default = "(required)" if field.is_required() else _value(field.get_default(call_default_factory=True))
+    limits = [*_choices(field.annotation), *(text for bound in field.metadata for text in _bounds(bound))]
+    return f"{default}  ({', '.join(limits)})" if limits else default
+
+
+def _bounds(bound: object) -> Iterator[str]:
+    """The bounds in one member of the metadata of a field; nothing if it is no bound."""
+    for name, text in _BOUNDS.items():
+        value = getattr(bound, name, None)
+        if value is not None and not callable(value):
+            yield text.format(value)
+
+
+def _choices(annotation: Any) -> Iterator[str]:
+    """The values that a parameter accepts, if its type lists them."""
+    for member in (annotation, *typing.get_args(annotation)):
+        if typing.get_origin(member) is typing.Literal:
+            *others, last = (_value(value) for value in typing.get_args(member))
+            yield f"{', '.join(others)} or {last}" if others else f"only {last}"

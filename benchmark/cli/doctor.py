@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from benchmark.cli.wording import count_of
 from benchmark.errors import UserError
 from benchmark.findings import Finding
 from benchmark.plugins.registry import KINDS, Registry
@@ -22,12 +23,14 @@ def examine(registry: Registry, data: Path, store: str) -> Iterator[Finding]:
     for library, version in versions().items():
         yield Finding(version is not None, library, version or "not installed")
     cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA device"
-    cores = f"{os.cpu_count()} CPU cores, {torch.get_num_threads()} torch threads"
+    cores = (
+        f"{count_of(os.cpu_count() or 1, 'CPU core')}, {count_of(torch.get_num_threads(), 'torch thread')}"
+    )
     yield Finding(True, "device", f"{cores}; {cuda}")
     yield _store(store)
     warnings: list[str] = []  # a run also works without a layer that cannot be read
     for layer in default_layers(warnings.append):
-        yield Finding(True, "zoo", f"{len(list(layer.records()))} trainings {layer.title}")
+        yield Finding(True, "zoo", f"{count_of(len(list(layer.records())), 'training')} {layer.title}")
     yield from (Finding(True, "zoo", warning) for warning in warnings)
     for kind in KINDS:
         for entry in registry.entries(kind):

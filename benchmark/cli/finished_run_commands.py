@@ -8,9 +8,12 @@ from typing import Annotated
 import typer
 
 from benchmark.cli.options import Data, Plugins, StoreUrl, Trust, parse_pairs
+from benchmark.cli.wording import count_of
 
 RunFolder = Annotated[Path, typer.Argument(help="The folder of a run.")]
-CellKey = Annotated[str, typer.Option("--cell", help="The key of the cell, or its beginning.")]
+CellKey = Annotated[
+    str, typer.Option("--cell", help="The key of the cell in records.csv, or its first characters.")
+]
 
 
 def tables(
@@ -25,7 +28,7 @@ def tables(
     ] = None,
     intervals: Annotated[
         bool | None,
-        typer.Option(help="Whether rates carry 95 % intervals (default: in latex; csv always has them)."),
+        typer.Option(help="Print 95 % intervals with the rates (default: in latex; csv always has them)."),
     ] = None,
 ) -> None:
     """Print the tables of a run, laid out as in papers."""
@@ -45,7 +48,7 @@ def report(
     plugin: Plugins = None,
     trust: Trust = None,
 ) -> None:
-    """Write a run as one page that opens in any browser, offline. Its images come from the store."""
+    """Write a run as one HTML page that needs no network. Its images come from the store."""
     from benchmark.cli.report_images import images_of
     from benchmark.report import write_report
 
@@ -60,7 +63,10 @@ def compare(
     paper: Annotated[str, typer.Option("--paper", help="The paper to compare with, e.g. ape-gan.")],
     counts_as: Annotated[
         list[str] | None,
-        typer.Option("--counts-as", help="OURS=THEIRS: a data set of the run and the one it is a copy of."),
+        typer.Option(
+            "--counts-as",
+            help="OURS=THEIRS: the data set OURS of the run has the images of THEIRS in the paper.",
+        ),
     ] = None,
 ) -> None:
     """Print the published results of a paper beside those of a run, as Markdown."""
@@ -75,14 +81,18 @@ def compare(
 def judge(
     run: RunFolder,
     cell: CellKey,
-    images: Annotated[Path, typer.Option("--images", help="A safetensors file with `images` (n, C, H, W).")],
-    origin: Annotated[str, typer.Option("--origin", help="Where they come from, for the records.")],
+    images: Annotated[
+        Path, typer.Option("--images", help="A safetensors file with the tensor `images`, (n, C, H, W).")
+    ],
+    origin: Annotated[
+        str, typer.Option("--origin", help="Where the images come from, e.g. the attack; stored with them.")
+    ],
     data: Data = None,
     store: StoreUrl = None,
     plugin: Plugins = None,
     trust: Trust = None,
 ) -> None:
-    """Add adversarial images from elsewhere to a run: clip, measure and judge them, and rank again."""
+    """Add external adversarial images to a run: clip, measure and judge them, and rank again."""
     from benchmark.execution.observer import Silent
     from benchmark.finished_runs import judge_external_images, reload_run
     from benchmark.report import write_report
@@ -93,7 +103,7 @@ def judge(
     record, outside_ball = judge_external_images(planned, observer, run, cell, images, origin)
     write_report(run, StoredImages(planned.context, planned.plan.cells), run / "report.html")
     if outside_ball:
-        typer.echo(f"{outside_ball} images left the ball, and do not count")
+        typer.echo(f"{count_of(outside_ball, 'image')} outside the ball; not counted")
     if record["status"] != "ok":
         typer.echo(f"the cell has no error: {record['status']}, {record['reason']}")
     else:
@@ -127,7 +137,9 @@ def export(
         "trust": [str(Path(name).resolve()) if Path(name).is_file() else name for name in trust or []],
     }
     write_export(export_images(planned.context, exported_cell), exported_cell, out, arguments)
-    typer.echo(f"wrote {out / 'images.safetensors'} and {out / 'pipeline.py'}; add adversarial images with")
+    typer.echo(
+        f"wrote {out / 'images.safetensors'} and {out / 'pipeline.py'}; to judge your adversarial images:"
+    )
     options = [f" --plugin {quoted(path)}" for path in plugin or []]
     options += [f" --trust {quoted(name)}" for name in trust or []]
     options += [f" --store {quoted(store)}"] if store else []

@@ -32,22 +32,27 @@ Out = Annotated[
 ]
 Only = Annotated[
     list[str] | None,
-    typer.Option("--only", help="Keep cells whose COLUMN=VALUE, e.g. defense=ape-gan; may be repeated."),
+    typer.Option("--only", help="Run only cells with COLUMN=VALUE, e.g. defense=ape-gan; may be repeated."),
 ]
 Sanity = Annotated[
-    str, typer.Option("--sanity", help="fast, or full: with the checks that take as long as attacks.")
+    str,
+    typer.Option("--sanity", help="Checks of each defense: fast, or full (adds checks as slow as attacks)."),
 ]
 Reuse = Annotated[
     str,
-    typer.Option("--reuse", help="Which stored results to take: any, same-code or same-environment as now."),
+    typer.Option(
+        "--reuse",
+        help="Stored results to use: any; same-code: made by the present code; same-environment: also with "
+        "the same libraries, threads, processor and kind of device.",
+    ),
 ]
 Threads = Annotated[
-    int, typer.Option("--threads", min=1, help="Threads of the CPU; another number rounds differently.")
+    int, typer.Option("--threads", min=1, help="Number of CPU threads; another number rounds differently.")
 ]
 Zoo = Annotated[
-    bool, typer.Option("--zoo/--no-zoo", help="Take trainings from the zoo, or train all of them here.")
+    bool, typer.Option("--zoo/--no-zoo", help="Use trained weights from the zoo, or train everything here.")
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the work and the expected time, and stop.")]
 
 
 def main() -> None:
@@ -75,7 +80,7 @@ def run(
     zoo: Zoo = True,
     dry_run: DryRun = False,
 ) -> None:
-    """Run a grid: train, attack, purify, score, write tables. The same command continues a stopped run."""
+    """Run a grid: train, attack, purify, score, write tables. Repeat the command to continue a run."""
     from rich.console import Console
 
     from benchmark.cli.progress import display_for
@@ -107,7 +112,7 @@ def run(
         completed = execute_run(planned, observer, out or Path("results/runs") / planned.grid.name)
     except KeyboardInterrupt:
         observer.end()
-        typer.echo("interrupted: finished work is kept, and the same command continues the run", err=True)
+        typer.echo("interrupted: finished work is stored; repeat the command to continue the run", err=True)
         raise typer.Exit(130) from None
     images = StoredImages(planned.context, planned.plan.cells)
     page = write_report(completed.out, images, completed.out / "report.html")

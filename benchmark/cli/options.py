@@ -11,19 +11,27 @@ import typer
 from benchmark.errors import UserError
 
 Plugins = Annotated[
-    list[Path] | None, typer.Option("--plugin", help="A Python file that declares plugins; may be repeated.")
+    list[Path] | None, typer.Option("--plugin", help="A Python file with your own plugins; may be repeated.")
 ]
 Data = Annotated[
-    Path | None, typer.Option("--data", help="Root folder of the data sets.", envvar="BENCH_DATA")
+    Path | None,
+    typer.Option(
+        "--data", help="Folder of the data sets (default: ~/.cache/bench/data).", envvar="BENCH_DATA"
+    ),
 ]
 StoreUrl = Annotated[
-    str | None, typer.Option("--store", help="Folder or URL that keeps results.", envvar="BENCH_STORE")
+    str | None,
+    typer.Option(
+        "--store", help="Folder or URL of stored results (default: ~/.cache/bench).", envvar="BENCH_STORE"
+    ),
 ]
 Trust = Annotated[
     list[str] | None,
     typer.Option("--trust", help="A model file, Python file or package whose code may run; may be repeated."),
 ]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, …")]
+Device = Annotated[
+    str, typer.Option("--device", help="Where models run: auto (a GPU if there is one), cpu, cuda, cuda:1, …")
+]
 
 
 def parse_pairs(texts: Sequence[str], option: str, form: str) -> dict[str, str]:

@@ -24,7 +24,8 @@ def print_findings(findings: Iterable[Finding]) -> None:
 
 def list_plugins(
     kind: Annotated[
-        str | None, typer.Argument(help="datasets, targets, defenses, attacks, threats, grids")
+        str | None,
+        typer.Argument(help="datasets, targets, defenses, attacks, threats or grids (default: all)."),
     ] = None,
     plugin: Plugins = None,
 ) -> None:
@@ -41,7 +42,7 @@ def show(
     name: Annotated[str, typer.Argument(help="The name of a plugin, a threat or a built-in grid.")],
     plugin: Plugins = None,
 ) -> None:
-    """Show what something is, its parameters and where it comes from."""
+    """Describe a plugin, a threat or a built-in grid: its purpose, its parameters and its file."""
     from benchmark.cli.catalogue import show as show_text
 
     typer.echo(show_text(name, plugin or []))
@@ -62,7 +63,7 @@ def check(
     plugin: Plugins = None,
     device: Device = "auto",
 ) -> None:
-    """Run a defense on a few images and check that it keeps its contract; status 1 if it does not."""
+    """Run a defense on a few images and check that it follows the rules for plugins; status 1 if not."""
     from benchmark.execution.devices import pick_device
     from benchmark.testing.conformance import check_defense, find_defense
 
@@ -71,8 +72,10 @@ def check(
 
 
 def new(
-    kind: Annotated[str, typer.Argument(help="What to write: defense.")],
-    name: Annotated[str, typer.Argument(help="Its name, in small letters, digits and hyphens.")],
+    kind: Annotated[str, typer.Argument(help="The kind of plugin: defense.")],
+    name: Annotated[
+        str, typer.Argument(help="The name of the plugin: lower-case letters, digits and hyphens.")
+    ],
     out: Annotated[Path, typer.Option("--out", help="Folder for the two files.")] = Path(),
 ) -> None:
     """Write a small working plugin to start from, with its test."""

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from benchmark.cli.wording import KINDS, count_of, format_duration, sort_kinds
 from benchmark.execution.observer import Observer, Silent
 from benchmark.plan import tasks
 from benchmark.plan.tasks import Task
@@ -41,6 +42,8 @@ _LINE_EVERY = 10.0
 
 def describe_task(task: Task) -> str:
     """Describe a task in a few words, such as "crafting images with pgd against mnist-c behind jpeg"."""
+    if isinstance(task, tasks.ExternalImages):
+        return f"reading the images from {task.origin}"
     is_loaded = isinstance(task, tasks.TrainTarget) and not task.target.trainable
     words = f"{'loading' if is_loaded else _VERBS[task.kind]} {task.label}"
     if isinstance(task, tasks.TrainTarget) and task.role != "target":
@@ -189,11 +192,9 @@ def _opening(missing: Mapping[str, int], cached: Mapping[str, int]) -> str:
     stored = sum(cached.values())
     if not missing:
         return f"nothing to train, craft or score: all {stored} results are in the store"
-    counts = ", ".join(f"{count} × {kind}" for kind, count in missing.items())
-    kinds = {"training": _TRAININGS, "attack": ("craft",)}
-    unneeded = [word for word, names in kinds.items() if missing.keys().isdisjoint(names)]
-    nothing = f"; no {' and no '.join(unneeded)}" if unneeded else ""
-    return f"to do: {counts}; in the store: {stored}{nothing}"
+    counts = ", ".join(f"{KINDS[kind]} ({missing[kind]})" for kind in sort_kinds(missing))
+    done = f"already in the store: {count_of(stored, 'result')}"
+    return f"to do: {count_of(sum(missing.values()), 'task')}: {counts}; {done}"
 
 
 def _dataset(task: Task) -> str:
@@ -203,10 +204,3 @@ def _dataset(task: Task) -> str:
 
 def _format(metrics: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-
-
-def format_duration(seconds: float) -> str:
-    """A duration in its largest unit: 40 s, 2 min, 1.5 h."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"

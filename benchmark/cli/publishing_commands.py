@@ -16,12 +16,13 @@ from benchmark.errors import UserError
 def publish(
     run: Annotated[Path | None, typer.Argument(help="The folder of a run.")] = None,
     explain: Annotated[
-        list[str] | None, typer.Option("--explain", help="FLAG=TEXT: why a doubt may stand; may be repeated.")
+        list[str] | None,
+        typer.Option("--explain", help="FLAG=TEXT: your explanation of a doubt; may be repeated."),
     ] = None,
     apply: Annotated[
-        bool, typer.Option("--apply", help="Write the changes, instead of only showing.")
+        bool, typer.Option("--apply", help="Write the changes; otherwise they are only shown.")
     ] = False,
-    undo: Annotated[bool, typer.Option("--undo", help="Take the last publication back.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Remove the last publication.")] = False,
     board: Annotated[Path, typer.Option("--board", help="The folder of the published leaderboard.")] = Path(
         "results/leaderboard"
     ),
@@ -37,7 +38,8 @@ def publish(
 
     explanations = parse_pairs(explain or [], "--explain", "FLAG=TEXT")
     if undo == (run is not None) or (undo and (explanations or plugin)):
-        raise UserError("name the folder of a run, or --undo alone", hint="bench publish results/runs/NAME")
+        message = "name the folder of a run, or use --undo without --explain and --plugin"
+        raise UserError(message, hint="e.g. bench publish results/runs/NAME")
     lines: Iterable[str]
     if run is None and apply:
         lines = undo_publication(board)
@@ -54,22 +56,27 @@ def publish(
             lines += describe_changes(board, plan_changes(board, submitted, rows, registry))
     for line in lines:
         typer.echo(line)
-    typer.echo(f"written to {board}" if apply else "nothing is written yet: --apply does that")
+    typer.echo(f"written to {board}" if apply else "nothing was written; to write these changes, add --apply")
 
 
 def verify(
-    files: Annotated[list[Path], typer.Argument(help="Published files, or the folder of them.")],
+    files: Annotated[list[Path], typer.Argument(help="Published .csv files, or the folder with them.")],
     again: Annotated[
-        int, typer.Option("--reproduce", help="How many random rows of each file to compute again.", min=0)
+        int,
+        typer.Option(
+            "--reproduce", help="Number of rows of each file to compute again, chosen at random.", min=0
+        ),
     ] = 0,
     seed: Annotated[
-        int | None, typer.Option("--seed", help="Decides which rows (default: drawn, and printed).")
+        int | None,
+        typer.Option("--seed", help="Seed for the choice of these rows (default: random, and printed)."),
     ] = None,
     data: Data = None,
     store: Annotated[
         str | None,
         typer.Option(
-            "--store", help="Where to take results from (default: none, only trainings from the zoo)."
+            "--store",
+            help="Folder or URL of stored results to use (default: only weights from the zoo).",
         ),
     ] = None,
     device: Device = "auto",
@@ -84,7 +91,9 @@ def verify(
     registry = default_registry(plugin or [])
     paths = [path for name in files for path in (sorted(name.glob("*.csv")) if name.is_dir() else [name])]
     if not paths:
-        raise UserError(f"no CSV in {', '.join(map(str, files))}")
+        raise UserError(
+            f"no .csv file in {', '.join(map(str, files))}", hint="e.g. bench verify results/leaderboard"
+        )
     if again and seed is None:
         seed = secrets.randbelow(10**6)
         typer.echo(f"rows drawn by --seed {seed}")

@@ -26,7 +26,7 @@ def write_plugin(kind: str, name: str, out: Path) -> tuple[Path, Path]:
         UserError: The kind has no template, the name cannot be used, or a file exists already.
     """
     if kind not in _KINDS:
-        raise UserError(f"bench new has no template for {kind!r}", hint=nearest(kind, _KINDS))
+        raise UserError(f"`bench new` has no template for {kind!r}", hint=nearest(kind, _KINDS))
     stem = _checked_stem(kind, name)
     camel = "".join(word.capitalize() for word in name.split("-"))
     class_name = camel + kind.capitalize() if camel in _TAKEN else camel
@@ -54,7 +54,7 @@ def _checked_stem(kind: str, name: str) -> str:
     if not re.fullmatch(r"[a-z][a-z0-9-]*", name):
         raise UserError(
             f"{name!r} is not a valid name for a {kind}",
-            hint="small letters, digits and hyphens, with a letter first: my-purifier",
+            hint="use lower-case letters, digits and hyphens, with a letter first, e.g. my-purifier",
         )
     registry = default_registry()
     if name in registry.names(kind):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from benchmark.cli.progress import describe_task, format_duration
+from benchmark.cli.progress import describe_task
 from benchmark.cli.time_estimate import estimate
+from benchmark.cli.wording import KINDS, count_of, format_duration, sort_kinds
 from benchmark.execution.executor import from_zoo, split_by_store
+from benchmark.plan.grid import builtin_grids
+from benchmark.plan.tasks import Task
 from benchmark.report.tables import read_tables
 from benchmark.results.flags import FLAGS, is_doubt
 from benchmark.runs import CompletedRun, PlannedRun
@@ -17,32 +20,55 @@ _FILES = ("records.csv", "leaderboard.csv", "substitutes.csv", "outcomes.parquet
 
 
 def dry_run_summary(planned: PlannedRun) -> Iterator[str]:
-    """Describe a planned run: its cells, stored results, trainings to do, and the expected time."""
+    """Describe a planned run: its cells, what is stored, what will be done, and how long that takes."""
     plan = planned.plan
     missing, cached = split_by_store(plan, planned.context)
-    yield f"{len(plan.cells)} cells, {len(plan.skipped)} of them skipped"
+    skipped = f", of which {len(plan.skipped)} cannot be run and are skipped" if plan.skipped else ""
+    yield f"{count_of(len(plan.cells), 'cell')}{skipped}"
     if planned.missing_datasets:
         names = ", ".join(planned.missing_datasets)
-        yield f"  images not found, so the published number of images counts: {names}"
+        yield f"  images not found, so the published numbers of images are used: {names}"
     groups = Counter((cell.dataset.title, cell.target.label, cell.threat.name, cell.n) for cell in plan.cells)
     for (dataset, target, threat, n), count in groups.items():
-        yield f"  {dataset}, {target}, {threat}: {count} cells, n = {n}"
-    yield f"in the store: {len(cached)} results; to do: {len(missing)}"
+        yield f"  {dataset}, {target}, {threat}: {count_of(count, 'cell')}, {count_of(n, 'image')} per cell"
+    yield f"already in the store: {count_of(len(cached), 'result')}"
     yield from (f"  {line}" for line in from_zoo(cached, planned.context))
-    for kind, count in Counter(task.kind for task in missing).items():
-        yield f"  {count} × {kind}"
+    yield f"to do: {count_of(len(missing), 'task')}"
+    yield from (f"  {line}" for line in _work(missing))
+    yield from _expected_time(missing, planned)
+
+
+def _work(missing: Sequence[Task]) -> Iterator[str]:
+    """A line for each training and for each other kind of work, with the number of tasks and the plugins."""
     trainings = Counter(describe_task(task) for task in missing if task.kind.startswith("train"))
-    yield from (f"  needs {training}{f' × {n}' if n > 1 else ''}" for training, n in trainings.items())
-    if not trainings and any(task.kind.startswith("train") for task in cached):
-        yield "  nothing to train"
+    yield from (f"{text}{f' ({count} times)' if count > 1 else ''}" for text, count in trainings.items())
+    if not trainings:
+        yield "nothing to train"
+    for kind in sort_kinds(task.kind for task in missing):
+        if not kind.startswith("train"):
+            members = [task for task in missing if task.kind == kind]
+            yield f"{KINDS[kind]}: {count_of(len(members), 'task')} ({_labels(members)})"
+
+
+def _labels(members: Iterable[Task]) -> str:
+    return ", ".join(sorted({task.label for task in members}))
+
+
+def _expected_time(missing: Sequence[Task], planned: PlannedRun) -> Iterator[str]:
+    if not missing:
+        yield "expected time: only that of writing the tables and the report"
+        return
     seconds, unknown = estimate(missing, planned.context.store)
-    if seconds or not unknown:
-        yield f"time, from earlier timings: about {format_duration(seconds)}"
-    else:
-        yield "time: no such task was timed here yet; built-in grids state theirs in the first lines"
-    if unknown:
-        kinds = sorted({f"{task.kind} {task.label}" for task in unknown})
-        yield f"  and {len(unknown)} tasks never timed here: {', '.join(kinds)}"
+    known = f"about {format_duration(seconds)}, as in earlier runs with this store"
+    if not unknown:
+        yield f"expected time: {known}"
+        return
+    amount = f"{known}, plus an unknown time" if seconds else "unknown"
+    yield f"expected time: {amount}, because the store has no timings of {count_of(len(unknown), 'task')}:"
+    for kind in sort_kinds(task.kind for task in unknown):
+        yield f"  {KINDS[kind]}: {_labels(task for task in unknown if task.kind == kind)}"
+    if planned.grid.name in builtin_grids():
+        yield f"  `bench show {planned.grid.name}` may say how long this grid takes on another machine"
 
 
 def run_summary(completed: CompletedRun, report: Path) -> Iterator[str]:
@@ -58,11 +84,11 @@ def run_summary(completed: CompletedRun, report: Path) -> Iterator[str]:
     raised = Counter(flag for row in completed.records for flag in (row["flags"] or "").split())
     doubts = [flag for flag in FLAGS if raised[flag] and is_doubt(flag)]
     explained = "doubts (benchmark/FLAGS.md explains each, and what to do):"
-    yield explained if doubts else "doubts: the checks that ran raised none"
-    yield from (f"  {flag}, {raised[flag]} cells: {FLAGS[flag].raised_if}" for flag in doubts)
+    yield explained if doubts else "doubts: none, from the checks that ran"
+    yield from (f"  {flag}, {count_of(raised[flag], 'cell')}: {FLAGS[flag].raised_if}" for flag in doubts)
 
 
 def failure_summary(completed: CompletedRun) -> Iterator[str]:
     """For each reason why cells failed, the number of these cells."""
     for reason, count in Counter(row["reason"] for row in completed.failed).items():
-        yield f"failed, {count} cells: {reason}"
+        yield f"failed, {count_of(count, 'cell')}: {reason}"

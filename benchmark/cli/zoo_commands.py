@@ -15,7 +15,9 @@ zoo_app = typer.Typer(help="Trained weights: list, copy, exchange and check them
 
 LayerName = Annotated[
     str | None,
-    typer.Option("--layer", help="package, checkout, BENCH_ZOO, a folder or a URL (default: all layers)."),
+    typer.Option(
+        "--layer", help="One zoo only: package, checkout, BENCH_ZOO, a folder or a URL (default: all)."
+    ),
 ]
 
 
@@ -69,14 +71,17 @@ def export(
         Path, typer.Option("--to", help="A zoo folder to add to, or an archive to write (.tar or .zip).")
     ] = Path("results/zoo"),
     attacks: Annotated[
-        bool, typer.Option("--attacks", help="Also the trainings of attackers: attacks, substitutes, copies.")
+        bool,
+        typer.Option("--attacks", help="Also export what attackers train: attacks, substitutes and copies."),
     ] = False,
     at_most: Annotated[
         float | None,
-        typer.Option("--at-most", help="MB; larger weights are listed in the index without their files."),
+        typer.Option(
+            "--at-most", help="Limit in MB; larger weights are listed in the index without their files."
+        ),
     ] = None,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Put these weights in place of others of the same training.")
+        bool, typer.Option("--replace", help="Replace weights of the same training that the zoo already has.")
     ] = False,
     licence: Annotated[str, typer.Option("--licence", help="The licence of the weights.")] = "MIT",
     data: Data = None,
@@ -104,7 +109,7 @@ def import_from(
     place: Annotated[str, typer.Argument(help="An archive (.tar or .zip), a folder, or a URL of either.")],
     store: StoreUrl = None,
 ) -> None:
-    """Check a zoo from elsewhere, then copy its trainings to the store. A fault stops it before it writes."""
+    """Check another zoo, then copy its trainings to the store; nothing is copied if there is a fault."""
     from benchmark.storage.store import default_store
     from benchmark.storage.zoo_sources import open_source
     from benchmark.zoo.import_weights import import_zoo

@@ -1,1 +1,1 @@
-"""Running the tasks of a plan: the only room that runs models."""
+"""Running the tasks of a plan: the only package that runs models."""

@@ -13,6 +13,10 @@ def pick_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+    except RuntimeError as error:
+        hint = "use auto, cpu, cuda or cuda:N, where N is the number of the GPU"
+        raise UserError(f"no device {name!r}: PyTorch does not know this name", hint=hint) from error
+    try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         fault = f"no device {name!r}: {str(error).splitlines()[0]}"

@@ -125,9 +125,11 @@ def find_grid(name: str) -> Path:
     builtin = GRIDS / f"{path.stem if path.suffix in ('.yaml', '.yml') else name}.yaml"
     if path.name == name and builtin.is_file():
         return builtin
+    close = nearest(path.stem, builtin_grids()) if path.name == name else ""
     raise UserError(
-        f"no grid file {name!r}, and no built-in grid of that name",
-        hint=f"built-in grids: {', '.join(builtin_grids())}",
+        f"there is no grid file {name!r}"
+        + (" and no built-in grid of that name" if path.name == name else ""),
+        hint=close if close.startswith("did you mean") else "`bench list grids` shows the built-in grids",
     )
 
 

@@ -64,8 +64,12 @@ def _explain(
         problem = detail["msg"].removeprefix("Value error, ")
         if detail["type"] == "model_type":  # pydantic would show the name of an internal class
             problem = f"must be a mapping of {', '.join(_inner_fields(fields, name) or ())}"
+        hint = None
+        if detail["type"] == "string_pattern_mismatch":  # pydantic would only show the regular expression
+            problem = "not in one of the accepted forms"
+            hint = f"`bench show {owner.partition(':')[0].rpartition(' ')[2]}` describes this parameter"
         shown = f"{name} = {params[name]!r}: " if name in params else ""
-        report((*path, *location[:1]), f"{owner}: {shown}{problem}", None)
+        report((*path, *location[:1]), f"{owner}: {shown}{problem}", hint)
 
 
 def _inner_fields(fields: Mapping[str, FieldInfo], name: Any) -> Mapping[str, FieldInfo] | None:

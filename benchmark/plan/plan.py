@@ -96,10 +96,12 @@ def make_plan(
     _check_only(only, cells.values())
     kept = [cell for cell in cells.values() if all(_matches(cell, *pair) for pair in only.items())]
     if not cells:
-        raise UserError("nothing to run: no cell", hint="every list needs a member")
+        raise UserError("nothing to run: no cell", hint="each list of the grid needs at least one entry")
     if not kept:
         message = "nothing to run: no cell of the grid matches every --only"
-        raise UserError(message, hint=f"of {len(cells)} cells")
+        raise UserError(
+            message, hint=f"the grid has {len(cells)} cells; each --only alone keeps some of them"
+        )
     return Plan.of(kept)
 
 

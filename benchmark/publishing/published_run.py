@@ -51,7 +51,8 @@ class Run:
         """The content of `run.json`."""
         path = self.folder / "run.json"
         if not path.is_file():
-            raise UserError(f"no run in {self.folder}: there is no run.json")
+            hint = "name a folder that `bench run` wrote, e.g. results/runs/quick"
+            raise UserError(f"no run in {self.folder}: there is no run.json", hint=hint)
         if not is_regular_file(path):
             raise not_regular_file(path)
         metadata = read_run_metadata(self.folder)

@@ -18,7 +18,10 @@ def read_records(out: Path) -> pd.DataFrame:
     """The records of a run; `UserError` without a records.csv, or if its columns are different."""
     path = out / "records.csv"
     if not path.is_file():
-        raise UserError(f"no run in {out}: there is no records.csv", hint="make one with `bench run --out`")
+        raise UserError(
+            f"no run in {out}: there is no records.csv",
+            hint="name a folder that `bench run` wrote, e.g. results/runs/quick",
+        )
     if path.read_text(encoding="utf-8", errors="replace").partition("\n")[0] != ",".join(RECORD_COLUMNS):
         raise UserError(f"{path} is not the records.csv of a run: its columns are different")
     return _read_csv(path)

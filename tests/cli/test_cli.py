@@ -6,12 +6,16 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import cast
 
 import pytest
 from typer.testing import CliRunner, Result
 
+from benchmark.cli import wording
 from benchmark.cli.main import app, main
-from benchmark.errors import UserError
+from benchmark.cli.progress import describe_task
+from benchmark.execution import dispatch
+from benchmark.plan import tasks
 
 GOOD = """\
 name: tiny
@@ -61,6 +65,8 @@ def test_help_is_quick_to_import() -> None:
 def test_a_run_prints_its_table_and_where_its_files_are(command: list[object], tmp_path: Path) -> None:
     result = invoke(*command)
     assert result.exit_code == 0, result.output
+    output = " ".join(result.output.split())
+    assert "training classifiers (1), crafting images (1)" in output
     assert "| fgsm ε 0.1 |" in " ".join(result.output.split())
     assert str(tmp_path / "out" / "records.csv") in result.output
     report = tmp_path / "out" / "report.html"
@@ -81,12 +87,17 @@ def test_a_failed_cell_gives_status_1_and_the_reason(command: list[object], grid
 def test_a_dry_run_prints_the_plan_and_writes_nothing(command: list[object], tmp_path: Path) -> None:
     result = invoke(*command, "--dry-run")
     assert result.exit_code == 0
-    assert "1 cells" in result.output
-    assert "needs training nearest-mean" in result.output
-    assert "never timed here" in result.output
+    lines = result.output.splitlines()
+    assert lines[:2] == ["1 cell", "  digits, nearest-mean, black-box: 1 cell, 20 images per cell"]
+    assert "  training nearest-mean" in lines
+    assert "  crafting images: 1 task (fgsm)" in lines
+    assert any(line.startswith("expected time: unknown, because the store has no timings") for line in lines)
     assert not (tmp_path / "out").exists()
     invoke(*command)
-    assert "to do: 0" in invoke(*command, "--dry-run").output
+    after = invoke(*command, "--dry-run").output
+    assert "to do: 0 tasks" in after
+    assert "nothing to train" in after
+    assert "expected time: only that of writing the tables and the report" in after
 
 
 ELSEWHERE = """
@@ -125,9 +136,9 @@ def test_missing_images_stop_only_the_cells_that_need_them(
     assert "no images here, and no network" in refused(capsys, monkeypatch, *both)
     output = invoke(*both, "--dry-run").output  # downloads nothing
     assert "2 cells" in output
-    assert "images not found, so the published number of images counts: elsewhere" in output
-    assert "elsewhere, nearest-mean, black-box: 1 cells, n = 70" in output
-    assert "needs training nearest-mean × 2" in output
+    assert "images not found, so the published numbers of images are used: elsewhere" in output
+    assert "elsewhere, nearest-mean, black-box: 1 cell, 70 images per cell" in output
+    assert "training nearest-mean (2 times)" in output
     assert invoke(*both, "--only", "dataset=digits").exit_code == 0
     (tmp_path / "elsewhere.py").write_text(ELSEWHERE.replace("raise MissingImagesError", "raise UserError"))
     assert "elsewhere: no images here" in refused(capsys, monkeypatch, *both, "--dry-run")  # damaged
@@ -155,7 +166,7 @@ def test_only_keeps_the_named_cells(command: list[object], grid: Path, tmp_path:
             ["--only", "defense=identity", "--only", "defense=medain"],
             "no cell of the grid has defense 'medain'",
         ),
-        (["--device", "abacus"], "no device 'abacus'"),
+        (["--device", "abacus"], "use auto, cpu, cuda or cuda:N"),
     ],
 )
 def test_bad_options_are_refused(capsys, monkeypatch, command, extra, expected) -> None:
@@ -205,13 +216,60 @@ def test_list_and_show_cover_all_kinds() -> None:
     assert "generator_updates = 2" in shown
     assert "Shen et al. 2017" not in shown or "paper" in shown
     assert "datasets:" in invoke("show", "quick").output
-    assert "lower bound" in invoke("show", "white-box").output
+    shown = invoke("show", "white-box").output
+    assert "lower bound" in shown
+    assert "`eot`: draws of a random defense" in shown
+    assert "eot = 10  (≥ 1)" in shown
 
 
-def test_show_suggests_near_names() -> None:
-    result = invoke("show", "apegan")
-    assert isinstance(result.exception, UserError)
-    assert "ape-gan" in str(result.exception)
+BOUNDED = """
+from typing import Literal
+
+from benchmark.api import Config, Defense, defense, infer
+
+
+class BoundedConfig(Config):
+    size: int = infer(3, ge=1, lt=9, multiple_of=2)
+    share: float | None = infer(None, gt=0, le=1)
+    word: str = infer("blur", min_length=2, max_length=5)
+    mode: Literal["one", "two", 3] = infer("one")
+    free: bool = infer(True)
+
+
+@defense("bounded")
+class Bounded(Defense[BoundedConfig]):
+    def purify(self, x, noise):
+        return x
+"""
+
+
+def test_show_prints_bounds_and_choices_as_text(tmp_path: Path) -> None:
+    plugin = tmp_path / "bounded.py"
+    plugin.write_text(BOUNDED)
+    assert invoke("show", "bounded", "--plugin", plugin).output.splitlines()[-5:] == [
+        "  size = 3  (≥ 1, < 9, a multiple of 2)",
+        "  share = null  (> 0, ≤ 1)",
+        "  word = blur  (length ≥ 2, length ≤ 5)",
+        "  mode = one  (one, two or 3)",
+        "  free = true",
+    ]
+
+
+def test_show_suggests_near_names(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "did you mean 'ape-gan'" in refused(capsys, monkeypatch, "show", "apegan")
+    assert "`bench list` shows all names" in refused(capsys, monkeypatch, "show", "zzzz")
+
+
+def test_every_kind_of_task_has_words() -> None:
+    external = tasks.ExternalImages(shard=cast(tasks.Shard, None), images="0", origin="another tool")
+    assert describe_task(external) == "reading the images from another tool"
+    assert wording.KINDS.keys() == {kind.kind for kind in dispatch.KINDS}
+    assert [wording.count_of(count, "torch thread") for count in (1, 2)] == [
+        "1 torch thread",
+        "2 torch threads",
+    ]
 
 
 def test_tables_prints_the_tables_of_a_run(command: list[object], tmp_path: Path) -> None:

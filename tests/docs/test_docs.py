@@ -44,10 +44,10 @@ def test_the_files_that_a_page_names_exist(page: str) -> None:
     named = {name for name in re.findall(r"`([\w./-]+(?:\.py|/))`", text) if name.count("/") or "." in name}
     roots = (REPOSITORY, REPOSITORY / "benchmark")
     assert [name for name in (*tree, *named) if not any((root / name).exists() for root in roots)] == []
-    rooms = {
+    packages = {
         path.name for path in (REPOSITORY / "benchmark").iterdir() if path.suffix == ".py" or path.is_dir()
     }
-    missing = {name for name in rooms if not name.startswith("__") and f"  {name}" not in text}
+    missing = {name for name in packages if not name.startswith("__") and f"  {name}" not in text}
     assert page != "architecture.md" or missing <= {"grids", "papers", "templates"}
 
 

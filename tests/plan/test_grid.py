@@ -280,9 +280,11 @@ def test_a_missing_file_is_refused_with_the_built_in_grids(tmp_path: Path, regis
     path = tmp_path / "missing.yaml"
     (problem,) = _problems(path, registry)
     assert str(path) in problem.message
-    assert problem.hint == "built-in grids: " + ", ".join(builtin_grids())
-    (problem,) = _problems("quik", registry)
-    assert "'quik'" in problem.message
+    assert problem.hint == "`bench list grids` shows the built-in grids"
+    for name in ("quik", "quik.yaml"):
+        (problem,) = _problems(name, registry)
+        assert f"{name!r} and no built-in grid" in problem.message
+        assert problem.hint == "did you mean 'quick'?"
 
 
 @pytest.mark.parametrize(
@@ -443,3 +445,9 @@ def test_a_whole_number_is_a_valid_eps(registry: Registry) -> None:
     eps = attack.config.model_dump()["eps"]
     assert eps == 1
     assert isinstance(eps, float)
+
+
+def test_a_parameter_in_no_accepted_form_is_refused_without_a_regular_expression(registry: Registry) -> None:
+    (problem,) = _problems(_mapping(threats=[{"name": "white-box", "judge": "mean"}]), registry)
+    assert problem.message == "threat white-box: judge = 'mean': not in one of the accepted forms"
+    assert problem.hint == "`bench show white-box` describes this parameter"

@@ -115,7 +115,7 @@ def test_without_apply_changes_are_shown_and_not_written(a_run: Path, tmp_path: 
     assert FILE in shown.output
     assert "bit-depth" in shown.output
     assert "fewer than 3 combinations of seeds" in shown.output
-    assert "nothing is written yet" in shown.output
+    assert "nothing was written" in shown.output
     assert not board.exists()
 
 
@@ -239,7 +239,7 @@ def test_a_second_run_changes_ranks_and_undo_restores_the_files(
     assert "+  1 better" in shown.output
     assert "rank 1 → 2" in shown.output
     assert bench("verify", board).exit_code == 0
-    assert "nothing is written yet" in bench("publish", "--undo", "--board", board).output
+    assert "nothing was written" in bench("publish", "--undo", "--board", board).output
     undone = bench("publish", "--undo", "--apply", "--board", board)
     assert "better" in undone.output
     assert board_files(board) == before

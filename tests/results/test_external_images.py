@@ -99,7 +99,7 @@ def test_images_outside_of_the_ball_do_not_count(run: Path, tmp_path: Path) -> N
     before = cell(run, "identity")
     save_file({"images": torch.rand(40, 1, 28, 28)}, tmp_path / "far.safetensors")
     output = judge_output(run, "identity", tmp_path / "far.safetensors", "far away")
-    assert "40 images left the ball" in output
+    assert "40 images outside the ball" in output
     after = cell(run, "identity")
     by = json.loads(after["routes"])
     assert by["outside: far away"] == by["clean"]
@@ -129,7 +129,7 @@ def test_each_ball_counts_the_images_of_a_file_that_lie_in_it(tmp_path: Path) ->
     save_file({"images": images}, tmp_path / "found.safetensors")
     for eps in (0.1, 0.5):
         output = judge_output(run, "identity", tmp_path / "found.safetensors", "rolled", keys[eps])
-        assert ("40 images left the ball" in output) == (eps == 0.1)
+        assert ("40 images outside the ball" in output) == (eps == 0.1)
     by = pd.read_csv(run / "records.csv").set_index("eps")
     route = {eps: json.loads(by.loc[eps, "routes"])["outside: rolled"] for eps in (0.1, 0.5)}
     assert route[0.1] == by.loc[0.1, "clean_error"]

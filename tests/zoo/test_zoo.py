@@ -74,7 +74,7 @@ def test_a_dry_run_and_a_run_name_the_zoo_of_their_trainings(
     assert "nothing to train" in CliRunner().invoke(app, [*arguments, "--dry-run"]).output
     dry = CliRunner().invoke(app, [*arguments, "--store", str(tmp_path / "other"), "--no-zoo", "--dry-run"])
     assert "from the zoo" not in dry.output
-    assert "needs training nearest-mean" in dry.output
+    assert "training nearest-mean" in dry.output
 
 
 def test_weights_of_the_zoo_give_the_same_results(

@@ -1,4 +1,4 @@
-"""Adversarial images from outside the harness, which cannot compute them itself."""
+"""The task `ExternalImages`: the harness cannot compute such images, it can only find them in the store."""
 
 from __future__ import annotations
 

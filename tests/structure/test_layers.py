@@ -1,4 +1,4 @@
-"""The contracts of setup.cfg: imports between rooms go one way, and plugins import `benchmark.api` only."""
+"""The contracts of setup.cfg: imports between layers go one way, and plugins import `benchmark.api` only."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def _check(tree: Path) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("file", "line", "broken"),
     [
-        ("metrics/statistics.py", "from benchmark.cli import main", "Imports between rooms go one way"),
-        ("execution/craft.py", "import benchmark.results.records", "Imports between rooms go one way"),
+        ("metrics/statistics.py", "from benchmark.cli import main", "Imports between layers go one way"),
+        ("execution/craft.py", "import benchmark.results.records", "Imports between layers go one way"),
         ("attacks/pgd.py", "from benchmark.errors import UserError", "through benchmark.api only"),
-        ("defenses/jpeg.py", "from benchmark.attacks.pgd import Pgd", "Imports between rooms go one way"),
+        ("defenses/jpeg.py", "from benchmark.attacks.pgd import Pgd", "Imports between layers go one way"),
         ("plan/grid.py", "import benchmark.defenses.jpeg", "The harness knows no plugin by name"),
     ],
 )

@@ -1,7 +1,7 @@
-"""AdvGAN (Xiao et al. 2018, "Generating Adversarial Examples with Adversarial Networks", section 3).
+"""AdvGAN (Xiao et al. 2018, "Generating Adversarial Examples with Adversarial Networks").
 
-The paper gives neither the weights of its losses nor code. The networks (small versions of those of pix2pix)
-and the loss weights are those of the public reimplementations; see `AdvGanConfig`.
+There is no official code. The networks (small versions of those of pix2pix) follow public reimplementations.
+These disagree on the weights of the losses; `AdvGanConfig` states those of this attack.
 """
 
 from __future__ import annotations

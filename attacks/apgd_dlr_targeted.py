@@ -1,4 +1,4 @@
-"""Auto-PGD on the targeted difference of logits ratio (Croce and Hein 2020, arXiv 2003.01690, section 4)."""
+"""Auto-PGD on the targeted difference of logits ratio (Croce and Hein 2020, arXiv 2003.01690)."""
 
 from __future__ import annotations
 

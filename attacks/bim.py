@@ -1,4 +1,4 @@
-"""Basic iterative method (Kurakin et al. 2017, "Adversarial Machine Learning at Scale", section 2.2).
+"""Basic iterative method (Kurakin et al. 2017, "Adversarial Examples in the Physical World", section 2.2).
 
 Native, through Foolbox and through ART.
 """

@@ -53,8 +53,8 @@ class CwL0Config(ConstraintSearchConfig):
 class CwL0(ConstraintSearchAttack[CwL0Config]):
     """Runs the L2 attack on ever fewer pixels and fixes the least important ones after each success.
 
-    The importance of a pixel is its change times the gradient of the margin (section VI-B). A pixel counts
-    once, whatever its number of channels.
+    The importance of a pixel is its change times the gradient of the margin (section VI-B), here the sum of
+    the absolute products over the channels. A pixel counts once, whatever its number of channels.
     """
 
     norm = "l0"

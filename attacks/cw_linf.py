@@ -37,9 +37,9 @@ class CwLinfConfig(ConstraintSearchConfig):
 class CwLinf(ConstraintSearchAttack[CwLinfConfig]):
     """Lowers the limit τ on the change of each pixel as long as an adversarial example is found.
 
-    The paper penalises changes beyond τ with a weight c that has to be searched for. Here the images are
-    projected onto the limit instead. After the first failure τ is bisected until it is within 2 % of the
-    distance of the closest adversarial example.
+    The paper minimises c times the margin loss plus the changes beyond τ, and has to search for c. Here the
+    images are projected onto the limit instead. After the first failure τ is bisected until it is within 2 %
+    of the distance of the closest adversarial example.
     """
 
     norm = "linf"

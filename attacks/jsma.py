@@ -1,6 +1,6 @@
 """Jacobian-based saliency map attack (JSMA): native and through ART.
 
-Papernot et al. 2016, "The Limitations of Deep Learning in Adversarial Settings", algorithms 2 and 3.
+Papernot et al. 2016, "The Limitations of Deep Learning in Adversarial Settings", algorithm 3.
 As there, α is the sum of the target's derivatives over a pair of features, and β that of the other classes.
 """
 

@@ -1,4 +1,4 @@
-"""Momentum iterative method (Dong et al. 2018, "Boosting Adversarial Attacks with Momentum", algorithm 1)."""
+"""Momentum iterative method (Dong et al. 2018, "Boosting Adversarial Attacks with Momentum")."""
 
 from __future__ import annotations
 

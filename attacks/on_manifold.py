@@ -1,8 +1,9 @@
 """A search in the latent space of a surface, for purifiers whose output is an image of a generator.
 
-It follows the "overpowered" attack of Jalal et al. 2017 ("The Robust Manifold Defense", section 4) and the
-attack on Defense-GAN by Athalye et al. 2018 ("Obfuscated Gradients Give a False Sense of Security", section
-5.4.2): a projection onto the range of a generator leaves an adversarial example of that generator unchanged.
+It follows the "overpowered" attack of Jalal, Ilyas et al. ("The Robust Manifold Defense", arXiv 1712.09196)
+and the attack on Defense-GAN by Athalye et al. 2018 ("Obfuscated Gradients Give a False Sense of Security",
+section 5.4.2). A projection onto the range of a generator leaves the images of that generator unchanged, also
+the adversarial ones.
 """
 
 from __future__ import annotations

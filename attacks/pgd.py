@@ -46,7 +46,7 @@ class Pgd(IterativeAttack[PgdConfig]):
 
     @property
     def mandatory(self) -> bool:  # type: ignore[override]
-        """Only if untargeted, with ten steps or more, and if the steps can cross the ball."""
+        """True for an untargeted run of ten steps or more whose steps together can cross the ball."""
         config = self.config
         long_enough = config.steps >= 10 and config.step * config.steps >= 2 * config.eps
         return long_enough and not config.targeted

@@ -32,7 +32,7 @@ class Square(Attack[SquareConfig]):
 
     @property
     def mandatory(self) -> bool:  # type: ignore[override]
-        """Only with a thousand squares or more, because a random search needs many tries."""
+        """True from 1,000 squares on: with fewer tries a random search is too weak to rank a row."""
         return self.config.steps >= 1000
 
     def craft(

@@ -22,7 +22,7 @@ from benchmark.runs import PlannedRun, execute_run, plan_run
 
 @dataclass(frozen=True)
 class RunSettings:
-    """How a run was planned, as its `run.json` says.
+    """The settings that a run was planned with, read from its `run.json`.
 
     Attributes:
         folder: The folder that relative paths in the grid are relative to, if the run has such paths.
@@ -37,7 +37,7 @@ class RunSettings:
 
 
 def read_settings(run: Path) -> RunSettings:
-    """Read how a run was planned.
+    """Read the settings that a run was planned with.
 
     Raises:
         UserError: There is no run in the folder, or its `run.json` was not written by a run.

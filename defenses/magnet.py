@@ -16,9 +16,9 @@ from benchmark.api import Config, Defense, Loop, Noise, TrainingData, defense, s
 class MagnetConfig(Config):
     """`preset: paper` trains 100 epochs; `cpu` is for two CPU cores: four epochs at ten times the rate.
 
-    `noise`: standard deviation of the Gaussian noise that is added to the training images (0.1 in the paper).
-    `architecture: mnist` has a pooling in the middle, `cifar` has none; null selects it by the number of
-    channels. The published schedule is for MNIST only.
+    `noise`: standard deviation of the Gaussian noise that is added to the training images (0.1 in the
+    published code). `architecture: mnist` has a pooling in the middle, `cifar` has none; null selects it by
+    the number of channels. The published schedule is for MNIST only.
     """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -39,11 +39,12 @@ class MagnetConfig(Config):
 class Magnet(Defense[MagnetConfig]):
     """Replaces the image by the output of a denoising autoencoder.
 
-    Only the reformer: the detectors of MagNet reject images and do not purify them. The network is
-    autoencoder I of the paper: 3×3 convolutions with sigmoids and three filters, for MNIST with average
-    pooling and upsampling between them. It is trained without adversarial images. Two differences from the
-    published code: each batch draws new noise, and the small regulariser is on the weights instead of the
-    outputs of layers.
+    Only the reformer: the detectors of MagNet reject images and do not purify them. For MNIST the network is
+    autoencoder I of the published code (Trevillie/MagNet): five 3×3 convolutions with sigmoids, the first
+    four with three filters, and average pooling and upsampling. `cifar` is an interpretation: the same
+    convolutions without pooling and upsampling. It is trained without adversarial images. Two differences
+    from the published code: each batch draws new noise, and the small regulariser is on the weights instead
+    of the outputs of layers.
     """
 
     trainable = True

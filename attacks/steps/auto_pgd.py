@@ -1,7 +1,7 @@
 """Auto-PGD, the optimiser of `apgd-ce` and `apgd-dlr-targeted`.
 
 Croce and Hein 2020, "Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Parameter-Free
-Attacks", section 3 and algorithm 1.
+Attacks", arXiv 2003.01690.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class AutoPgd(Attack[AutoPgdConfigT]):
 
     @property
     def mandatory(self) -> bool:  # type: ignore[override]
-        """Only with enough steps for the step size to adapt."""
+        """True from ten steps on: with fewer the step size cannot adapt."""
         return self.config.steps >= 10
 
     def art(self, surface: Surface, x: Tensor, goal: Goal, **settings: Any) -> Tensor:
@@ -69,10 +69,10 @@ def auto_pgd(
 ) -> tuple[Tensor, Tensor]:
     """Gradient ascent with momentum and a step size that is halved for each image whose progress stalls.
 
-    The step size begins at 2 · eps. It is checked at checkpoints (section 3, "Step size selection"). An image
-    restarts from its best point with half the step size if its loss increased in less than 75 % of the steps
-    since the last checkpoint (condition 1), or if its best loss did not improve and its step size was not
-    halved at the last checkpoint (condition 2).
+    The step size begins at 2 · eps. It is checked at checkpoints. An image restarts from its best point with
+    half the step size if its loss increased in less than 75 % of the steps since the last checkpoint
+    (condition 1 of the paper), or if its best loss did not improve and its step size was not halved at the
+    last checkpoint (condition 2).
 
     Args:
         objective: The loss to increase.

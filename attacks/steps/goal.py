@@ -52,7 +52,8 @@ class TargetedConfig(Config):
     """`targeted`: how the target class is chosen, or false for any wrong class.
 
     `next` is the class after the true one. `random` draws one class for each image, the same for all
-    attacks. `least-likely` is the class with the lowest logit on the clean image (Kurakin et al. 2017).
+    attacks. `least-likely` is the class with the lowest logit on the clean image (Kurakin et al. 2017,
+    "Adversarial Examples in the Physical World", section 2.3).
     """
 
     targeted: Literal[False, "next", "random", "least-likely"] = False

@@ -85,7 +85,7 @@ class IterativeAttack(MultiBackendAttack[IterativeConfigT]):
         """Run the steps, each in the steepest direction of the ball's norm.
 
         With a decay μ the direction is that of the momentum g ← μ · g + ∇ / mean |∇| and not of the gradient
-        ∇ itself (Dong et al. 2018, eq. 6, with the mean in place of the L1 norm).
+        ∇ itself (Dong et al. 2018, with the mean in place of the L1 norm).
 
         Returns:
             For each image the iterate with the largest margin of the goal, and that margin, shape (B,).

@@ -15,7 +15,7 @@ from benchmark.api.noise import Noise
 from benchmark.plugins.plugin import ConfigT, Norm, Plugin, named
 
 Knowledge = Literal["gradients", "scores", "labels", "nothing"]
-"""What an attack uses of its surface: input gradients, class scores, predicted labels, or nothing."""
+"""The outputs of a surface that an attack uses: gradients of images, class scores, labels, or nothing."""
 
 
 class Surface(nn.Module, ABC):

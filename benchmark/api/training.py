@@ -110,7 +110,10 @@ class Loop:
         self.steps = self.step
 
     def report(self, **values: Tensor | float) -> None:
-        """Report losses or rates every tenth step; a value that is not finite ends the training."""
+        """Report losses or rates at every tenth step and at the last one; other calls do nothing.
+
+        The training fails if a reported value is not finite.
+        """
         if not self.every(10):
             return
         numbers = {k: float(v.detach() if isinstance(v, Tensor) else v) for k, v in values.items()}

@@ -53,8 +53,9 @@ class ImageNetConfig(Config):
 class ImageNet(ClassFolders[ImageNetConfig]):
     """ImageNet (ILSVRC 2012): the validation images to test on, 1,000 classes, streamed.
 
-    Either `val/` and, for training, `train/`, each with folders named by WordNet id; or only these folders,
-    for testing. Labels are those of torchvision's pretrained classifiers. Grey images become RGB.
+    The images are in one folder for each class, named by WordNet id. These folders are in `val/` and, for
+    training, in `train/`; or they are directly in `path`, and then all images are test images. Labels are
+    those of torchvision's pretrained classifiers. Grey images become RGB.
     """
 
     validation_size = 0.01

@@ -173,9 +173,9 @@ class ExecutionContext:
         return None if meta is None else self.provenance.difference(task, meta.get("made") or {})
 
     def opened(self, task: Task) -> Mapping[str, list[str]]:
-        """What plugins opened for a stored result and for all results that it needs, by plugin.
+        """The files, programs and libraries that plugins used for a stored result and all that it needs.
 
-        Files that parameters name do not count. Empty if there is no stored result.
+        By plugin title. Files that parameters name do not count. Empty if there is no stored result.
         """
         if task.key not in self._opened:
             meta = self.store.meta(address(task))
@@ -270,7 +270,10 @@ class ExecutionContext:
         return model
 
     def score_scale(self, task: TrainTarget) -> float:
-        """The factor for the scores of a classifier on surfaces; usually 1, the same for all attacks."""
+        """The factor that multiplies the scores of a classifier on every surface of every attack.
+
+        It is 1 unless the scores are so small or so large that attacks would find less (`scale_for`).
+        """
         if task.key not in self._score_scales:
             model = self.target(task)
             images = scaling_images(self.splits(task.dataset)).to(self.device)

@@ -1,4 +1,4 @@
-"""The task `ExternalImages`: the harness cannot compute such images, it can only find them in the store."""
+"""The task of external adversarial images: `bench judge` stores its result, and it cannot be computed."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from benchmark.plan.tasks import ExternalImages
 
 
 def missing_images(task: ExternalImages, context: ExecutionContext) -> None:
-    """Fail, because the store does not have the images."""
+    """Raise PluginError: the task only runs if the store has lost the images."""
     raise PluginError(f"the images from {task.origin} are not in the store: pass them to `bench judge` again")

@@ -46,10 +46,10 @@ def scaling_images(splits: Splits) -> Tensor:
 
 
 def scale_for(scores: Tensor) -> float:
-    """The factor for scores (B, classes): 1 if their size is ordinary.
+    """The factor that gives scores (B, classes) an ordinary size; 1 if they have one.
 
-    All other scores get the same size, whatever their unit is. Scores that are not finite, or all equal, are
-    left unchanged.
+    The size is the median spread. Outside of the ordinary interval the factor brings it to one fixed value,
+    whatever the unit of the scores is. The factor is 1 too if scores are not finite or all equal.
     """
     count, classes = scores.shape
     if count == 0 or classes < 2 or not torch.isfinite(scores).all():

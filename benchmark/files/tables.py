@@ -14,7 +14,7 @@ Row = dict[str, Any]
 """A row of a table: values by column name."""
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20", "\t", "\r", "\n")
-"""What a formula starts with; the escaped ones are the full-width forms of the first four."""
+"""Characters that a formula starts with; the escaped ones are the full-width forms of the first four."""
 
 _IGNORED_STARTS = "' \u00a0\ufeff"
 """Characters that spreadsheets ignore in front of a formula."""

@@ -51,13 +51,13 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text as UTF-8."""
+    """Write text as UTF-8; a file or link at `path` is replaced."""
     with replacing(path) as file:
         file.write(text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as indented JSON; values that JSON does not know are written as text."""
+    """Write a value as indented JSON by `write_text`; values that JSON does not know are written as text."""
     write_text(path, json.dumps(value, indent=2, default=str) + "\n")
 
 

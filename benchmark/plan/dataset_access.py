@@ -20,7 +20,7 @@ def watched(dataset: Dataset[Any]) -> AbstractContextManager[object]:
 
 
 def own_places(config: Config, root: Path) -> Iterator[Path]:
-    """What a data set may open unrecorded: the root of the data sets, and paths in its parameters."""
+    """Paths that a data set may open without a record: the root of the data sets, and paths in parameters."""
     return places_of(config.model_dump(), root)
 
 

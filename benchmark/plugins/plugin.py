@@ -197,7 +197,7 @@ class Plugin(Generic[ConfigT]):
     def report(self, done: int, total: int, **figures: float) -> None:
         """Report the steps done, the total steps, and losses or rates to the harness.
 
-        A value that is not finite ends the training: the harness raises and stores no weights.
+        The training fails, and no weights are stored, if a value is not finite.
         """
         self.reporter(done, total, figures)
 

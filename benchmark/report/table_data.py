@@ -205,7 +205,7 @@ def _gap(strong: Any, weak: Any) -> Measurements:
 
 
 def _clean(block: list[Row]) -> Table:
-    """What the defense does to clean images."""
+    """The effect of each defense on clean images."""
 
     def row(rows: list[Row]) -> dict[str, Measurements]:
         added = _mean(rows, "clean_error") - _mean(rows, "clean_error_target")

@@ -86,7 +86,7 @@ def _weaker(ours: BoolArray, theirs: BoolArray) -> bool:
 
 
 def _without_eps(outcomes: CellOutcomes) -> tuple[object, ...]:
-    """What cells have in common that differ in the radius alone."""
+    """The key that two cells share if they differ only in the radius."""
     cell = outcomes.cell
     return (cell.attack.name, cell.attack_config, cell.attack.backend, cell.attack.norm, cell.attack_seed)
 

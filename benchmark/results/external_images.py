@@ -33,7 +33,13 @@ _FILE = "outside.json"
 
 @dataclass(frozen=True)
 class ExternalEntry:
-    """External images of a cell: the key of the cell, the hash of the images that count, and their origin."""
+    """One set of external images for a cell.
+
+    Attributes:
+        cell: The key of the cell.
+        images: Hash of the stored images: clipped to [0, 1], the clean image for one outside the ball.
+        origin: Where the images come from, as text for the records.
+    """
 
     cell: str
     images: str

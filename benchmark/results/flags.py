@@ -145,7 +145,7 @@ def any_doubt(flags: str) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class CheckResults:
-    """What the tasks of `benchmark.plan.tasks.scoring` stored for a cell.
+    """The stored results of the checks of a cell, tasks of `benchmark.plan.tasks.scoring`.
 
     Attributes:
         differences: By kind of call, for each of a few images, the difference of outputs that should agree.

@@ -37,9 +37,9 @@ class Result:
 
     Attributes:
         record: The row of `records.csv`.
-        outcomes: The outcomes that count, with external images included.
+        outcomes: The worst outcome of each image, external images included.
         own: The outcomes of the cell's own attack alone.
-        external: The results of the external images of the cell.
+        external: A cell and a result for each set of external images.
     """
 
     record: Row

@@ -1,1 +1,1 @@
-"""What the harness says of purifiers that hide their weakness, and of honest ones."""
+"""A study of the verdicts of the harness on purifiers that hide their weakness, and on honest ones."""

@@ -159,7 +159,7 @@ class _Net(Target[NetConfigT]):
         return self.layers(x)  # type: ignore[no-any-return]
 
     def loss(self, images: Tensor, labels: Tensor, progress: float) -> Tensor:
-        """What a step minimises; `progress` goes from 0 to 1."""
+        """The loss that a step minimises; `progress` goes from 0 to 1."""
         return F.cross_entropy(self.layers(images), labels)
 
     def fit(self, data: TrainingData, generator: torch.Generator) -> None:
@@ -185,7 +185,7 @@ def _reset(module: nn.Module) -> None:
 
 @target("masked-net")
 class MaskedNet(_Net[FaultyConfig]):
-    """A network without any robustness, with one of `FAULTS`."""
+    """A network without any robustness, with the fault in `FAULTS` that `fault` names."""
 
     def forward(self, x: Tensor) -> Tensor:
         return FAULTS[self.config.fault](self.layers, x)

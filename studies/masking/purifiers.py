@@ -150,7 +150,7 @@ class MaskedConfig(Config):
 
 @defense("masked")
 class Masked(Defense[MaskedConfig]):
-    """One of the maps in `STATELESS`."""
+    """Purifies by the map in `STATELESS` that `how` names."""
 
     def purify(self, x: Tensor, noise: Noise) -> Tensor:
         return STATELESS[self.config.how](x)

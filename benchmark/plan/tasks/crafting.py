@@ -159,7 +159,10 @@ class GradientProbe(Task):
 
 @dataclass(frozen=True, eq=False)
 class ExternalImages(Task):
-    """Images made outside this harness: `images` is their hash, `origin` says where they come from."""
+    """Images made outside this harness: `images` is their hash, `origin` says where they come from.
+
+    `bench judge` stores them as the result of this task. The harness cannot compute it.
+    """
 
     shard: Shard
     images: str

@@ -1,4 +1,8 @@
-"""What a threat decides, as data: the ways in which its attacker may change an image."""
+"""The base class of threats and their configurations.
+
+A threat turns a `Setting`, one cell on one shard, into candidates: the ways in which its attacker may change
+an image, each as tasks that are not run yet.
+"""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 Event = Literal["read", "written", "appended", "program", "library", "connection"]
-"""What happens:
+"""Kinds of events:
 
 - "read": a file is opened for reading, or a folder is passed to a function that reads the files in it.
 - "written": a file is created or emptied.

@@ -1,4 +1,7 @@
-"""What each plugin opened in this process, beside the files that its parameters name."""
+"""Records of the files, programs and libraries that each plugin used in this process.
+
+Files that the parameters of a plugin name are not recorded.
+"""
 
 from __future__ import annotations
 
@@ -98,7 +101,7 @@ class OpenedFiles:
 PLUGIN_RECORDS: dict[tuple[Any, ...], OpenedFiles] = {}
 
 IMPORT_RECORDS: dict[str, OpenedFiles] = {}
-"""By module name: what the module opened while it was imported."""
+"""By module name: the record of a module while it was imported."""
 
 
 def opened_by(kind: str, plugin: Plugin[Any] | type[Plugin[Any]], *configs: Config) -> OpenedFiles:
@@ -124,7 +127,7 @@ class UsedPlugins(set[OpenedFiles]):
 
     @property
     def opened(self) -> dict[str, list[str]]:
-        """What they opened, by plugin title; without plugins that opened nothing."""
+        """The files, programs and libraries that they used, by plugin title; omits plugins with none."""
         return merge_opened([{record.title: names} for record in self if (names := record.names)])
 
 

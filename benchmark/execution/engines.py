@@ -19,6 +19,13 @@ from benchmark.plan.tasks import Task
 
 
 @dataclass(frozen=True)
+class Began:
+    """A submitted unit runs now."""
+
+    unit: Unit
+
+
+@dataclass(frozen=True)
 class Finished:
     """The results of a unit are stored; `seconds` is the time of the whole unit."""
 
@@ -36,10 +43,14 @@ class Failed:
 
 @dataclass(frozen=True)
 class Died:
-    """The process that ran a unit has ended, for `reason`; it is unknown whose fault that is."""
+    """The process that ran a unit has ended, for `reason`; it is unknown whose fault that is.
+
+    `began` is False if the process ended before it came to the unit.
+    """
 
     unit: Unit
     reason: str
+    began: bool
 
 
 @dataclass(frozen=True)
@@ -60,7 +71,7 @@ class Message:
     is_warning: bool
 
 
-Event = Finished | Failed | Died | TrainingStep | Message
+Event = Began | Finished | Failed | Died | TrainingStep | Message
 
 
 class Executor(ABC):
@@ -80,7 +91,7 @@ class Executor(ABC):
     def events(self, timeout: float | None) -> Iterator[Event]:
         """What has happened; waits for the next event, at most `timeout` seconds if it is not None.
 
-        For each submitted unit there is one `Finished`, `Failed` or `Died`.
+        For each submitted unit there is one `Began`, and then one `Finished`, `Failed` or `Died`.
         """
 
     @abstractmethod
@@ -107,6 +118,7 @@ class InProcess(Executor):
     def events(self, timeout: float | None) -> Iterator[Event]:
         if (unit := self._unit) is not None:
             self._unit = None
+            yield Began(unit)
             yield run_unit(unit, self._context)
 
     def cancel(self, unit: Unit) -> None:

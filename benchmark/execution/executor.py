@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from benchmark.errors import Failure, StoppedError
 from benchmark.execution.context import ExecutionContext, Training, address
 from benchmark.execution.engines import (
+    Began,
     Died,
     Event,
     Executor,
@@ -140,7 +141,7 @@ class _Driver:
         self._observer = observer
         self._limits = limits
         self._end = time.monotonic() + limits.run_seconds
-        self._started: dict[Unit, float] = {}
+        self._started: dict[Unit, float] = {}  # infinity until it begins
         self._late: set[Unit] = set()
         self._deaths: Counter[Unit] = Counter()
         self._execution = Execution()
@@ -156,9 +157,7 @@ class _Driver:
     def _start_ready(self) -> bool:
         """Start what can run, as far as the executor has slots; whether anything runs."""
         while len(self._started) < self._executor.slots and (unit := self._schedule.take()) is not None:
-            for task in unit.tasks:
-                self._observer.started(task)
-            self._started[unit] = time.monotonic()
+            self._started[unit] = float("inf")
             self._executor.submit(unit)
         return bool(self._started)
 
@@ -178,6 +177,10 @@ class _Driver:
 
     def _handle(self, event: Event) -> None:
         match event:
+            case Began(unit):
+                self._started[unit] = time.monotonic()
+                for task in unit.tasks:
+                    self._observer.started(task)
             case Finished(unit, seconds):
                 del self._started[unit]
                 self._schedule.succeeded(unit)
@@ -186,16 +189,16 @@ class _Driver:
                     self._observer.finished(task, seconds / len(unit.tasks))
             case Failed(unit, failure):
                 self._fail(unit, failure)
-            case Died(unit, reason):
-                self._bury(unit, reason)
+            case Died(unit, reason, began):
+                self._bury(unit, reason, began)
             case TrainingStep(task, done, total, metrics):
                 self._observer.training(task, done, total, metrics)
             case Message(text, is_warning):
                 (self._observer.warn if is_warning else self._observer.note)(text)
 
-    def _bury(self, unit: Unit, reason: str) -> None:
+    def _bury(self, unit: Unit, reason: str, began: bool) -> None:
         """Run a unit whose process has ended once more, or let it fail."""
-        self._deaths[unit] += 1
+        self._deaths[unit] += began
         if unit in self._late:
             limit = self._limits.task_seconds
             self._fail(unit, Failure(f"it took longer than {limit:g} s and was stopped"))

@@ -71,7 +71,8 @@ class Schedule:
 
     def _settle(self, index: int) -> list[int]:
         """Count a unit as done. Units that it held up become ready; returns those that a failure stops."""
-        ready, stopped = [], []
+        ready: list[int] = []
+        stopped: list[int] = []
         for dependent in self._dependents[index]:
             self._missing[dependent] -= 1
             if not self._missing[dependent]:

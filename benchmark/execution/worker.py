@@ -41,7 +41,9 @@ def main(descriptor: int) -> None:
     connection.send(("ready",))
     with fixed_threads(plan.threads):
         while True:
-            connection.send(_outcome(keys.get(), plan))
+            unit = keys.get()
+            connection.send(("began",))
+            connection.send(_outcome(unit, plan))
 
 
 def _outcome(keys: Sequence[str], plan: WorkerPlan) -> tuple[Any, ...]:

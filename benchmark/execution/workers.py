@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from multiprocessing.connection import Pipe, wait
 from typing import Any
 
-from benchmark.errors import Failure
+from benchmark.errors import Failure, UserError
 from benchmark.execution.context import ExecutionContext
-from benchmark.execution.engines import Died, Event, Executor, Failed, Finished, Message, TrainingStep
+from benchmark.execution.engines import Began, Died, Event, Executor, Failed, Finished, Message, TrainingStep
 from benchmark.execution.observer import Observer
 from benchmark.execution.schedule import Unit
 from benchmark.plan.tasks import Task
@@ -41,10 +41,8 @@ PlanRun = Callable[[Observer], WorkerPlan]
 _START = "import sys; sys.path[:] = {path!r}; from benchmark.execution.worker import main; main({descriptor})"
 _LINES = 20
 _ENDING_SECONDS = 2.0
-
-
-class WorkerError(Exception):
-    """Worker processes cannot be started, or plan another run than the driver."""
+_FAILED_STARTS = 3
+"""So many workers that end one after another before they are ready are no accident."""
 
 
 class LocalWorkers(Executor):
@@ -64,6 +62,7 @@ class LocalWorkers(Executor):
         self._environments = environments
         self._workers: list[_Worker] = []
         self._number = 0
+        self._failed_starts = 0
 
     def submit(self, unit: Unit) -> None:
         worker = next((worker for worker in self._workers if worker.unit is None), None)
@@ -75,16 +74,18 @@ class LocalWorkers(Executor):
         worker.run(unit)
 
     def events(self, timeout: float | None) -> Iterator[Event]:
-        sources: dict[object, _Worker] = {}
-        for worker in self._workers:
-            sources[worker.connection] = worker
-            if not worker.is_silent:
-                sources[worker.output] = worker
-        changed = {sources[source] for source in wait(list(sources), timeout)}
-        for worker in [worker for worker in self._workers if worker in changed]:
+        sources: list[Any] = [worker.connection for worker in self._workers]
+        sources += [worker.output for worker in self._workers if not worker.is_silent]
+        changed: list[Any] = wait(sources, timeout)
+        for worker in [w for w in self._workers if w.connection in changed or w.output in changed]:
             yield from worker.read()
+            if worker.is_ready:
+                self._failed_starts = 0
             if worker.has_ended:
                 self._workers.remove(worker)
+                self._failed_starts += not worker.is_ready
+                if self._failed_starts == _FAILED_STARTS:
+                    raise _error(f"worker processes end while they start, {worker.cause()}")
 
     def cancel(self, unit: Unit) -> None:
         for worker in self._workers:
@@ -109,6 +110,7 @@ class _Worker:
     Attributes:
         unit: What it runs.
         output: Its standard output and error.
+        is_ready: Whether it has planned the run.
         is_silent: Whether it has closed its output.
         has_ended: Whether it must not be used any more.
     """
@@ -130,8 +132,7 @@ class _Worker:
         self.output = self._process.stdout
         os.set_blocking(self.output.fileno(), False)
         self.unit: Unit | None = None
-        self.is_silent = self.has_ended = False
-        self._is_ready = False
+        self.is_silent = self.has_ended = self.is_ready = False
         self._partial = b""
         self._last_lines: deque[str] = deque(maxlen=_LINES)
         self._send(plan_run)
@@ -151,10 +152,8 @@ class _Worker:
             self.kill()
             self._process.wait()
             yield from self._read_output()
-            if not self._is_ready:
-                raise WorkerError("a worker process ended while it started:\n" + "\n".join(self._last_lines))
             if self.unit is not None:
-                yield Died(self.unit, self._cause())
+                yield Died(self.unit, self.cause(), began=self.is_ready)
 
     def kill(self) -> None:
         """End the process and the processes that it has started."""
@@ -187,9 +186,11 @@ class _Worker:
     def _event(self, kind: str, details: list[Any]) -> Iterator[Event]:
         match kind, details, self.unit:
             case "ready", [], _:
-                self._is_ready = True
+                self.is_ready = True
+            case "began", [], Unit() as unit:
+                yield Began(unit)
             case "broken", [reason], _:
-                raise WorkerError(reason)
+                raise _error(reason)
             case "message", [text, is_warning], _:
                 yield Message(text, is_warning)
             case "training", [key, done, total, metrics], Unit(tasks):
@@ -220,11 +221,16 @@ class _Worker:
             self._last_lines.append(text)
             yield Message(text, is_warning=False)
 
-    def _cause(self) -> str:
-        """How the process has ended, in words."""
+    def cause(self) -> str:
+        """How the process has ended, in words, with the last line that it printed if no signal ended it."""
         status = self._process.returncode
         if status >= 0:
-            return f"with exit status {status}"
+            last = f": {self._last_lines[-1]}" if self._last_lines else ""
+            return f"with exit status {status}{last}"
         name = signal.Signals(-status).name if -status in set(signal.Signals) else str(-status)
         hint = " (out of memory?)" if -status == signal.SIGKILL else ""
         return f"by the signal {name}{hint}"
+
+
+def _error(reason: str) -> UserError:
+    return UserError(reason, hint="`--workers 1` runs everything in one process")

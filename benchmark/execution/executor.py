@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from benchmark.errors import BudgetError, Failure, PluginError, UserError, format_exception, most_severe
 from benchmark.execution.context import ExecutionContext, Training, address
+from benchmark.execution.costs import CostModel
 from benchmark.execution.dispatch import perform
 from benchmark.execution.observer import Observer
 from benchmark.execution.provenance import describe
@@ -77,7 +78,8 @@ def execute(plan: Plan, context: ExecutionContext, observer: Observer) -> Execut
     """Run the tasks of a plan whose results the store lacks, in order."""
     missing, cached = split_by_store(plan, context)
     execution = Execution()
-    observer.begin(Counter(task.kind for task in missing), Counter(task.kind for task in cached))
+    costs = CostModel(context.store, missing)
+    observer.begin(missing, cached, 1, costs)
     for line in from_zoo(cached, context):
         observer.note(line)
     # the lines above already name the zoos of the other results
@@ -99,14 +101,14 @@ def execute(plan: Plan, context: ExecutionContext, observer: Observer) -> Execut
             observer.failed(task, inherited.reason)
             continue
         group = sweeps[task.sweep] if isinstance(task, Craft) and task.sweep is not None else [task]
-        _perform_group(group, context, observer, execution)
+        _perform_group(group, context, observer, execution, costs)
         finished.update(member.key for member in group)
     observer.end()
     return execution
 
 
 def _perform_group(
-    group: list[Task], context: ExecutionContext, observer: Observer, execution: Execution
+    group: list[Task], context: ExecutionContext, observer: Observer, execution: Execution, costs: CostModel
 ) -> None:
     """Run one task, or the crafts of one sweep, which fail or succeed together."""
     for task in group:
@@ -121,9 +123,11 @@ def _perform_group(
     except (Exception, SystemExit) as error:  # such as an error of a target: the run goes on without the cell
         failure = Failure(format_exception(error))
     else:
+        seconds = (time.perf_counter() - begin) / len(group)
         for task in group:
             execution.done[task.kind] += 1
-            observer.finished(task, (time.perf_counter() - begin) / len(group))
+            costs.observe(task, seconds)
+            observer.finished(task, seconds)
         return
     for task in group:
         execution.failures[task.key] = failure

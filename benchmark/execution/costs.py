@@ -17,6 +17,7 @@ from benchmark.storage.keys import canonical
 from benchmark.storage.store import Store
 
 _SAMPLES = 24
+_ENOUGH_SECONDS, _LARGEST_RATIO = 5.0, 4.0
 _APART = ("shard", "images", "seed", "draw", "start", "clean", "role", "source", "count", "dataset")
 """Entries of a task's content that hardly change its time, or that are compared in another way."""
 
@@ -27,12 +28,10 @@ class _Sums:
 
     measured: float = 0.0
     predicted: float = 0.0
-    count: int = 0
 
     def add(self, measured: float, predicted: float) -> None:
         self.measured += measured
         self.predicted += predicted
-        self.count += 1
 
     @property
     def ratio(self) -> float:
@@ -44,7 +43,7 @@ class CostModel:
 
     In this order: the mean of equal tasks in this run; timings of equal tasks in the store; the table of the
     package, scaled by a short calibration. Tasks of the same kind, plugin and data set, or else of the same
-    kind, that were measured in this run correct the prediction of tasks that were not.
+    kind, or else all tasks that were measured in this run correct the prediction of tasks that were not.
 
     Args:
         store: Provides the timings of earlier runs; None for none.
@@ -71,6 +70,7 @@ class CostModel:
         )
         self._predictions: dict[tuple[Any, ...], float] = {}
         self._measured: dict[tuple[Any, ...], _Sums] = {}
+        self._all = _Sums()
 
     def seconds(self, task: Task) -> float:
         """The expected seconds of a task; of a craft of a shared call, its share of the call."""
@@ -82,7 +82,14 @@ class CostModel:
             if (sums := self._measured.get(place)) is not None:
                 return predicted * sums.ratio
         of_kind = self._measured.get((task.kind,))
-        return predicted if of_kind is None else predicted * of_kind.ratio
+        return predicted * (self._overall_ratio if of_kind is None else of_kind.ratio)
+
+    @property
+    def _overall_ratio(self) -> float:
+        """How much slower this run is than predicted, for kinds of which it has measured no task yet."""
+        if self._all.measured < _ENOUGH_SECONDS:
+            return 1.0
+        return min(max(self._all.ratio, 1 / _LARGEST_RATIO), _LARGEST_RATIO)
 
     def observe(self, task: Task, seconds: float) -> None:
         """Learn from a task that took so many seconds in this run."""
@@ -90,6 +97,7 @@ class CostModel:
         predicted = max(self._predicted(task, group), 1e-9)
         for place in (group, _place(task), (task.kind,)):
             self._measured.setdefault(place, _Sums()).add(seconds, predicted)
+        self._all.add(seconds, predicted)
 
     def _predicted(self, task: Task, group: tuple[Any, ...]) -> float:
         """The seconds without what was measured in this run."""

@@ -10,9 +10,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from benchmark.errors import BudgetError, Failure, PluginError, UserError
 from benchmark.execution.context import ExecutionContext
 from benchmark.execution.devices import gpu_environments, pick_device
-from benchmark.execution.dispatch import code_of
+from benchmark.execution.dispatch import code_of, recompute_lost
 from benchmark.execution.executor import Execution, Limits, execute
 from benchmark.execution.observer import Observer
 from benchmark.execution.provenance import Provenance, Reuse
@@ -34,7 +35,7 @@ from benchmark.results.cross_checks import add_flags
 from benchmark.results.external_images import ExternalEntry, external_cells, external_entries
 from benchmark.results.leaderboard import leaderboard
 from benchmark.results.outcomes_file import OutcomesFile
-from benchmark.results.records import make_record
+from benchmark.results.records import Result, make_record
 from benchmark.results.run_metadata import run_metadata
 from benchmark.results.substitutes import substitute_rows
 from benchmark.storage.environment import environment, fixed_threads
@@ -188,7 +189,7 @@ def execute_run(
     """Compute the results that the store lacks, and write the files of the run to the folder `out`.
 
     Args:
-        workers: Number of worker processes; with 1, this process does everything.
+        workers: Number of worker processes; with 1 and without limits, this process does everything.
 
     Raises:
         UserError: `out` cannot be written.
@@ -198,16 +199,17 @@ def execute_run(
     with fixed_threads(planned.threads):
         cells, context = planned.plan.cells, planned.context
         plan, external = _with_external(planned, external_entries(out))
-        executor = local_workers(planned, out, workers) if workers > 1 else None
+        apart = workers > 1 or limits is not None  # a task in this process could not be stopped
+        executor = local_workers(planned, out, workers) if apart else None
         execution = execute(plan, context, observer, executor, limits)
         records: list[Row] = []
         substitutes: list[Row] = []
         compared = []
         with OutcomesFile(out / "outcomes.parquet") as file:
             for cell in cells:
-                result = make_record(cell, execution.failures, context, external.get(cell.key, ()))
+                result, rows = _read_cell(cell, execution.failures, external.get(cell.key, ()), context)
                 records.append(result.record)
-                substitutes += substitute_rows(cell, result.record, context)
+                substitutes += rows
                 file.add(cell, result)
                 for one, its_result in ((cell, result), *result.external):
                     if (outcomes := cell_outcomes(one, its_result)) is not None:
@@ -224,3 +226,19 @@ def execute_run(
         write_json(out / "run.json", run_metadata(planned.grid, cells, context, out, settings))
         write_text(out / "tables.md", read_tables(out))
     return CompletedRun(out, records, execution)
+
+
+def _read_cell(
+    cell: Cell, failures: Mapping[str, Failure], external: Sequence[Cell], context: ExecutionContext
+) -> tuple[Result, list[Row]]:
+    """The result of a cell and its rows of substitutes; results that the store has lost are computed again."""
+
+    def read() -> tuple[Result, list[Row]]:
+        result = make_record(cell, failures, context, external)
+        return result, list(substitute_rows(cell, result.record, context))
+
+    try:
+        return recompute_lost(read, context)
+    except (PluginError, UserError) as error:
+        failure = Failure(str(error), "budget" if isinstance(error, BudgetError) else "failed")
+        return make_record(cell, {cell.tasks[0].key: failure}, context), []

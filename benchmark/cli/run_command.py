@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from benchmark.cli.options import Data, Device, Plugins, StoreUrl, Trust, column_values
 from benchmark.errors import StoppedError, UserError
+
+if TYPE_CHECKING:
+    from benchmark.execution.executor import Limits
 
 Grid = Annotated[str, typer.Option("--grid", help="A grid file, or the name of a built-in grid.")]
 Out = Annotated[
@@ -46,9 +50,7 @@ MaxHours = Annotated[
 ]
 TaskMinutes = Annotated[
     float | None,
-    typer.Option(
-        "--task-minutes", min=0, help="Stop a task after this time; its cells fail. Needs 2 workers or more."
-    ),
+    typer.Option("--task-minutes", min=0, help="Stop a task after this time; its cells fail."),
 ]
 Zoo = Annotated[
     bool, typer.Option("--zoo/--no-zoo", help="Use trained weights from the zoo, or train everything here.")
@@ -80,7 +82,6 @@ def run(
     from benchmark.cli.progress import display_for
     from benchmark.cli.summary import dry_run_summary, failure_summary, run_summary
     from benchmark.execution.devices import worker_count
-    from benchmark.execution.executor import Limits
     from benchmark.report import write_report
     from benchmark.report.images import StoredImages
     from benchmark.runs import execute_run, plan_run
@@ -105,19 +106,11 @@ def run(
         typer.echo("\n".join(dry_run_summary(planned)))
         return
     count = worker_count(workers, planned.context.device, threads)
-    if task_minutes is not None and count == 1:
-        raise UserError("--task-minutes needs worker processes", hint="add --workers 2")
-    limits = Limits(_seconds(max_hours, 3600), _seconds(task_minutes, 60))
     folder = out or Path("results/runs") / planned.grid.name
-    try:
-        completed = execute_run(planned, observer, folder, workers=count, limits=limits)
-    except StoppedError:
-        message = f"stopped after {max_hours:g} hours: finished work is stored"
-        typer.echo(f"{message}; repeat the command to continue the run", err=True)
-        raise typer.Exit(3) from None
-    except KeyboardInterrupt:
-        typer.echo("interrupted: finished work is stored; repeat the command to continue the run", err=True)
-        raise typer.Exit(130) from None
+    with _stops():
+        completed = execute_run(
+            planned, observer, folder, workers=count, limits=_limits(max_hours, task_minutes)
+        )
     images = StoredImages(planned.context, planned.plan.cells)
     page = write_report(completed.out, images, completed.out / "report.html")
     typer.echo("\n".join(run_summary(completed, page)))
@@ -126,8 +119,27 @@ def run(
         raise typer.Exit(1)
 
 
-def _seconds(value: float | None, unit: float) -> float:
-    return float("inf") if value is None else value * unit
+@contextmanager
+def _stops() -> Iterator[None]:
+    """End the command if the user or `--max-hours` stops the run."""
+    message, continued = "finished work is stored", "repeat the command to continue the run"
+    try:
+        yield
+    except StoppedError:
+        typer.echo(f"the time of --max-hours is over: {message}; {continued}", err=True)
+        raise typer.Exit(3) from None
+    except KeyboardInterrupt:
+        typer.echo(f"interrupted: {message}; {continued}", err=True)
+        raise typer.Exit(130) from None
+
+
+def _limits(max_hours: float | None, task_minutes: float | None) -> Limits | None:
+    from benchmark.execution.executor import Limits
+
+    if max_hours is None and task_minutes is None:
+        return None
+    hours, minutes = (float("inf") if limit is None else limit for limit in (max_hours, task_minutes))
+    return Limits(3600 * hours, 60 * minutes)
 
 
 def _one_of(option: str, text: str, known: Sequence[str]) -> Any:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from benchmark.errors import Failure, StoppedError
 from benchmark.execution.context import ExecutionContext, Training, address
+from benchmark.execution.costs import CostModel
 from benchmark.execution.engines import (
     Began,
     Died,
@@ -111,7 +112,8 @@ def execute(
     """
     missing, cached = split_by_store(plan, context)
     executor = executor or InProcess(context)
-    observer.begin(Counter(task.kind for task in missing), Counter(task.kind for task in cached))
+    costs = CostModel(context.store, missing)
+    observer.begin(missing, cached, executor.slots, costs)
     try:
         for line in from_zoo(cached, context):
             observer.note(line)
@@ -121,7 +123,8 @@ def execute(
         warning = describe(difference for difference in differences if difference is not None)
         if warning is not None:
             observer.warn(warning)
-        driver = _Driver(Schedule(missing), executor, observer, limits or Limits())
+        seconds = costs.seconds if executor.slots > 1 else None  # one process keeps the order of the plan
+        driver = _Driver(Schedule(missing, seconds), executor, observer, limits or Limits(), costs)
         return driver.run()
     finally:
         executor.close()
@@ -135,11 +138,19 @@ _DEATHS = 2
 class _Driver:
     """Hands units to an executor, and follows what happens to them."""
 
-    def __init__(self, schedule: Schedule, executor: Executor, observer: Observer, limits: Limits) -> None:
+    def __init__(
+        self,
+        schedule: Schedule,
+        executor: Executor,
+        observer: Observer,
+        limits: Limits,
+        costs: CostModel,
+    ) -> None:
         self._schedule = schedule
         self._executor = executor
         self._observer = observer
         self._limits = limits
+        self._costs = costs
         self._end = time.monotonic() + limits.run_seconds
         self._started: dict[Unit, float] = {}  # infinity until it begins
         self._late: set[Unit] = set()
@@ -186,6 +197,7 @@ class _Driver:
                 self._schedule.succeeded(unit)
                 for task in unit.tasks:
                     self._execution.done[task.kind] += 1
+                    self._costs.observe(task, seconds / len(unit.tasks))
                     self._observer.finished(task, seconds / len(unit.tasks))
             case Failed(unit, failure):
                 self._fail(unit, failure)

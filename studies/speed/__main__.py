@@ -1,4 +1,5 @@
-"""`make speed`: measures ratios to a bare loop and to a script, memory, purifiers, attacks and the report.
+"""`make speed`: measures ratios to a bare loop and to a script, memory, purifiers, attacks, noise,
+the report and a dry run.
 
 `python -m studies.speed shortcuts` measures the time that the short-cuts of Defense-GAN save, and `imagenet`
 the memory of a run on large images. A ratio compares two measurements in the same process, taken in turn; the
@@ -38,6 +39,7 @@ from benchmark.runs import PlannedRun, execute_run, plan_run
 from studies import REPOSITORY, data_root
 from studies.speed.attacks import attacks
 from studies.speed.memory import imagenet, memory
+from studies.speed.noise import noise
 from studies.speed.purifiers import purifiers, shortcuts, timed
 
 ROUNDS = 15
@@ -52,6 +54,7 @@ def main() -> None:
         "memory": memory,
         "purifiers": purifiers,
         "attacks": attacks,
+        "noise": noise,
         "report": report,
         "dry-run": dry_run,
     }

@@ -231,7 +231,7 @@ def execute_run(
 def _read_cell(
     cell: Cell, failures: Mapping[str, Failure], external: Sequence[Cell], context: ExecutionContext
 ) -> tuple[Result, list[Row]]:
-    """The result of a cell and its rows of substitutes; results that the store has lost are computed again."""
+    """The result of a cell and its rows of substitutes; lost results are computed again."""
 
     def read() -> tuple[Result, list[Row]]:
         result = make_record(cell, failures, context, external)

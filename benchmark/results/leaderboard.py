@@ -60,7 +60,7 @@ class _DefenseResult:
 
 
 @dataclass(frozen=True, eq=False)
-class _Evidence:
+class _RelatedOutcomes:
     """The outcomes that may count for one defense under one attacker, in whatever ball.
 
     `incomplete`: an attack that minimises the norm failed.
@@ -93,13 +93,14 @@ def leaderboard(outcomes: Sequence[CellOutcomes]) -> list[Row]:
     results: list[_RankedResult] = []
     pipelines = group_by(outcomes, _pipeline)
     for group in group_by(outcomes, comparison_group).values():
-        evidence: dict[tuple[Hashable, ...], _Evidence] = {}  # for one group, so that its arrays are freed
+        # for one group only, so that its arrays are freed
+        related: dict[tuple[Hashable, ...], _RelatedOutcomes] = {}
         for same_ball in group_by([o for o in group if o.cell.attack.eps is not None], ball).values():
             by_defense = group_by(same_ball, defense)
             for name, own in by_defense.items():
-                if name not in evidence:
-                    evidence[name] = _evidence(pipelines[_pipeline(own[0])], own[0])
-            results += _rank_ball([_defense_result(evidence[name], own) for name, own in by_defense.items()])
+                if name not in related:
+                    related[name] = _related(pipelines[_pipeline(own[0])], own[0])
+            results += _rank_ball([_defense_result(related[name], own) for name, own in by_defense.items()])
     _add_gaps(results)
     return [row for row, _ in results]
 
@@ -137,7 +138,7 @@ def _rank_ball(results: Sequence[_DefenseResult]) -> list[_RankedResult]:
     return _ranked(list(zip(rows, results, strict=True)))
 
 
-def _evidence(pipeline: Sequence[CellOutcomes], first: CellOutcomes) -> _Evidence:
+def _related(pipeline: Sequence[CellOutcomes], first: CellOutcomes) -> _RelatedOutcomes:
     """Gather the outcomes of a pipeline that may count under the attacker of `first`."""
     threat = first.cell.threat.name
     threats = (threat, *THREATS[threat].nested)
@@ -151,35 +152,35 @@ def _evidence(pipeline: Sequence[CellOutcomes], first: CellOutcomes) -> _Evidenc
     # A norm-minimising attack counts in every ball, so its failure makes every row incomplete.
     same_attacker = [o for o in related if comparison_group(o) == comparison_group(first)]
     minimising = [o for o in same_attacker if o.cell.attack.eps is None and o.cell.attack.norm is not None]
-    return _Evidence(related, any(not o.ok for o in minimising))
+    return _RelatedOutcomes(related, any(not o.ok for o in minimising))
 
 
-def _defense_result(evidence: _Evidence, own: list[CellOutcomes]) -> _DefenseResult:
+def _defense_result(related: _RelatedOutcomes, own: list[CellOutcomes]) -> _DefenseResult:
     """Gather all outcomes that count for one defense in one ball."""
     norm, eps = own[0].cell.attack.norm, own[0].cell.attack.eps
     assert norm is not None  # a ball has both
     assert eps is not None
-    incomplete = evidence.incomplete or any(not o.ok for o in own)
+    incomplete = related.incomplete or any(not o.ok for o in own)
     cases, attacks = {}, []
-    for seeds in _seed_combinations(own, evidence):
+    for seeds in _seed_combinations(own, related):
         own_ok = [o for o in own if o.ok and _fits(o, seeds)]
         incomplete = incomplete or not any(_is_required(o) for o in own_ok)
         if own_ok:
             # Only images that met every attack count: otherwise a weak attack on many images would dilute
             # a strong attack on few. The order of the grid breaks ties in the same way in every row.
-            counted = evidence.fitting(seeds).counted(own_ok, norm, eps)
+            counted = related.fitting(seeds).counted(own_ok, norm, eps)
             attacks += [*(o.cell.attack_label for o in own_ok), *counted.attacks]
             cases[seeds] = counted.worst_cases(norm, eps)
     return _DefenseResult(own, list(dict.fromkeys(attacks)), cases, incomplete)
 
 
-def _seed_combinations(own: Sequence[CellOutcomes], evidence: _Evidence) -> list[_Seeds]:
+def _seed_combinations(own: Sequence[CellOutcomes], related: _RelatedOutcomes) -> list[_Seeds]:
     """Each training with the seeds of its attacks at this eps, or at any eps if those are not random."""
     own_seeds = _attack_seeds(own)
     found = [
         (*training, seed)
         for training, seeds in own_seeds.items()
-        for seed in seeds or evidence.attack_seeds.get(training) or {None}
+        for seed in seeds or related.attack_seeds.get(training) or {None}
     ]
     return sorted(found, key=str)
 

@@ -14,6 +14,7 @@ from benchmark.errors import BudgetError, Failure, PluginError, UserError
 from benchmark.execution.context import ExecutionContext
 from benchmark.execution.devices import gpu_environments, pick_device
 from benchmark.execution.dispatch import code_of, recompute_lost
+from benchmark.execution.engines import Executor, InProcess
 from benchmark.execution.executor import Execution, Limits, execute
 from benchmark.execution.observer import Observer
 from benchmark.execution.provenance import Provenance, Reuse
@@ -184,12 +185,14 @@ def execute_run(
     out: Path,
     *,
     workers: int = 1,
+    least_seconds: float = 0.0,
     limits: Limits | None = None,
 ) -> CompletedRun:
     """Compute the results that the store lacks, and write the files of the run to the folder `out`.
 
     Args:
         workers: Number of worker processes; with 1 and without limits, this process does everything.
+        least_seconds: It also does so if all tasks together are expected to take less time than this.
 
     Raises:
         UserError: `out` cannot be written.
@@ -199,9 +202,13 @@ def execute_run(
     with fixed_threads(planned.threads):
         cells, context = planned.plan.cells, planned.context
         plan, external = _with_external(planned, external_entries(out))
-        apart = workers > 1 or limits is not None  # a task in this process could not be stopped
-        executor = local_workers(planned, out, workers) if apart else None
-        execution = execute(plan, context, observer, executor, limits)
+
+        def make_executor(seconds: float) -> Executor:
+            if limits is None and (workers == 1 or seconds < least_seconds):
+                return InProcess(context)
+            return local_workers(planned, out, workers)  # with limits: this process could not be stopped
+
+        execution = execute(plan, context, observer, make_executor, limits)
         records: list[Row] = []
         substitutes: list[Row] = []
         compared = []

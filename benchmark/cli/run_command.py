@@ -58,6 +58,10 @@ Zoo = Annotated[
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the work and the expected time, and stop.")]
 
 
+_SMALL_RUN = 20.0
+"""Seconds of work in one process that are not worth the start of worker processes."""
+
+
 def run(
     grid: Grid,
     out: Out = None,
@@ -109,7 +113,12 @@ def run(
     folder = out or Path("results/runs") / planned.grid.name
     with _stops():
         completed = execute_run(
-            planned, observer, folder, workers=count, limits=_limits(max_hours, task_minutes)
+            planned,
+            observer,
+            folder,
+            workers=count,
+            least_seconds=_SMALL_RUN if workers == "auto" else 0.0,
+            limits=_limits(max_hours, task_minutes),
         )
     images = StoredImages(planned.context, planned.plan.cells)
     page = write_report(completed.out, images, completed.out / "report.html")

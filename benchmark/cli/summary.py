@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from benchmark.cli.progress import describe_task
 from benchmark.cli.wording import KINDS, count_of, format_duration, sort_kinds
 from benchmark.execution.costs import CostModel
+from benchmark.execution.devices import physical_cores
 from benchmark.execution.executor import from_zoo, split_by_store
 from benchmark.execution.remaining import RemainingWork
 from benchmark.plan.grid import builtin_grids
@@ -61,7 +61,7 @@ def _expected_time(missing: Sequence[Task], planned: PlannedRun) -> Iterator[str
         yield "time: only that of writing the tables and the report"
         return
     costs = CostModel(planned.context.store, missing)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = physical_cores()
     alone, together = (format_duration(RemainingWork(missing, n, costs).seconds()) for n in (1, cores))
     yield f"time: about {alone} on 1 core" + (f", about {together} on {cores}" if cores > 1 else "")
     if planned.grid.name in builtin_grids():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from benchmark.errors import Failure, StoppedError
@@ -102,17 +102,23 @@ def execute(
     plan: Plan,
     context: ExecutionContext,
     observer: Observer,
-    executor: Executor | None = None,
+    make_executor: Callable[[float], Executor] | None = None,
     limits: Limits | None = None,
 ) -> Execution:
-    """Run the tasks of a plan whose results the store lacks, by default in this process.
+    """Run the tasks of a plan whose results the store lacks.
+
+    Args:
+        make_executor: Gets the seconds that the tasks are expected to take in one process. By default the
+            tasks run in this process.
 
     Raises:
         StoppedError: The time of the run is over.
     """
     missing, cached = split_by_store(plan, context)
-    executor = executor or InProcess(context)
     costs = CostModel(context.store, missing)
+    executor: Executor = InProcess(context)
+    if make_executor is not None and missing:
+        executor = make_executor(sum(map(costs.seconds, missing)))
     observer.begin(missing, cached, executor.slots, costs)
     try:
         for line in from_zoo(cached, context):

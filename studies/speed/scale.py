@@ -1,8 +1,8 @@
 """Does a run stay quick with many cells, and with many workers? Parts of `studies.speed`.
 
 The parts are `planning` and `resume` (10,000 cells), and `workers`. The grid of 10,000 cells has cheap
-attacks on few images of `digits`, so that its results are made within minutes. The store is kept if `BENCH_SCALE`
-names a folder for it.
+attacks on few images of `digits`, so that its results are made within minutes. The store is kept if
+`BENCH_SCALE` names a folder for it.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: quick test lint lock speed strength masks docs clean install
+.PHONY: quick test lint lock costs speed strength masks docs clean install
 
 quick: $(STAMP)
 	$(BIN)/bench run --grid quick
@@ -36,6 +36,9 @@ docs: $(STAMP)
 
 masks: $(STAMP)
 	$(BIN)/python -m studies.masking.table
+
+costs: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m studies.costs
 
 speed: $(STAMP)
 	$(BIN)/python -m studies.speed

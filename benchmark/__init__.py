@@ -28,13 +28,18 @@ __all__ = ["__version__", "export", "load", "load_defense", "load_pipeline", "lo
 
 
 def run(
-    grid: str | Path | Mapping[str, Any], *, out: str | Path | None = None, **options: Any
+    grid: str | Path | Mapping[str, Any],
+    *,
+    out: str | Path | None = None,
+    workers: int = 1,
+    **options: Any,
 ) -> pandas.DataFrame:
     """Run a grid and return its records, one row per cell (columns as in `records.csv`).
 
     Args:
         grid: A file, the name of a built-in grid, or a mapping with the same keys.
         out: The folder for the files of the run; by default `results/runs/<grid name>`.
+        workers: Number of worker processes; with 1, this process does everything.
         **options: `data`, `store`, `device`, `plugins`, `only`, `sanity`, `trust`, `reuse`, `threads`, `zoo`
             as in `bench run`. No code that the grid names runs unless `plugins` or `trust` names it too.
 
@@ -49,7 +54,8 @@ def run(
 
     observer = Silent()
     planned = plan_run(grid, observer, **options)
-    completed = execute_run(planned, observer, Path(out or f"results/runs/{planned.grid.name}"))
+    folder = Path(out or f"results/runs/{planned.grid.name}")
+    completed = execute_run(planned, observer, folder, workers=workers)
     return read_records(completed.out)
 
 

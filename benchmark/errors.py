@@ -59,6 +59,10 @@ class BudgetError(PluginError):
     """An attack needs more passes than the budget of the grid. The cell is neither failed nor robust."""
 
 
+class StoppedError(BaseException):
+    """The time of a run is over. Not an `Exception`: no code that runs tasks may take it for a failure."""
+
+
 @dataclass(frozen=True)
 class Failure:
     """Why a task has no result: it raised (`failed`), or its attack exceeded the grid's budget (`budget`)."""

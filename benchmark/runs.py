@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from benchmark.errors import BudgetError, Failure, PluginError, UserError
 from benchmark.execution.context import ExecutionContext
-from benchmark.execution.devices import pick_device
-from benchmark.execution.dispatch import code_of
-from benchmark.execution.executor import Execution, execute
+from benchmark.execution.devices import gpu_environments, pick_device
+from benchmark.execution.dispatch import code_of, recompute_lost
+from benchmark.execution.engines import Executor, InProcess
+from benchmark.execution.executor import Execution, Limits, execute
 from benchmark.execution.observer import Observer
 from benchmark.execution.provenance import Provenance, Reuse
+from benchmark.execution.workers import LocalWorkers, WorkerPlan
 from benchmark.files.tables import Row, write_csv
 from benchmark.files.writing import make_output_folder, write_json, write_text
-from benchmark.plan.cells import Sanity
+from benchmark.plan.cells import Cell, Sanity
 from benchmark.plan.garbage_collection import collector_paused
 from benchmark.plan.grid import Grid, load_grid
 from benchmark.plan.plan import Plan, make_plan
@@ -29,10 +33,10 @@ from benchmark.report.tables import read_tables
 from benchmark.results.cell_outcomes import cell_outcomes
 from benchmark.results.columns import LEADERBOARD_COLUMNS, RECORD_COLUMNS, SUBSTITUTE_COLUMNS
 from benchmark.results.cross_checks import add_flags
-from benchmark.results.external_images import external_cells, external_entries
+from benchmark.results.external_images import ExternalEntry, external_cells, external_entries
 from benchmark.results.leaderboard import leaderboard
 from benchmark.results.outcomes_file import OutcomesFile
-from benchmark.results.records import make_record
+from benchmark.results.records import Result, make_record
 from benchmark.results.run_metadata import run_metadata
 from benchmark.results.substitutes import substitute_rows
 from benchmark.storage.environment import environment, fixed_threads
@@ -48,6 +52,7 @@ class PlannedRun:
         only: The values that are kept, by column; empty for the whole grid.
         plugins: SHA-256 of each plugin file, by the name of the file.
         missing_datasets: Data sets whose images were not found; such a plan cannot be executed.
+        options: The other arguments of `plan_run`, to plan the same run in a worker process.
     """
 
     grid: Grid
@@ -58,6 +63,7 @@ class PlannedRun:
     plugins: Mapping[str, str]
     missing_datasets: Sequence[str] = ()
     threads: int = 1
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -106,7 +112,8 @@ def plan_run(
     Raises:
         UserError: Something in the user's input is wrong.
     """
-    registry = default_registry([Path(plugin) for plugin in plugins])
+    paths = [Path(plugin).absolute() for plugin in plugins]
+    registry = default_registry(paths)
     grid = load_grid(source, registry, folder)
     torch_device = pick_device(device)
     layers = default_layers(observer.warn) if zoo else ()
@@ -124,30 +131,92 @@ def plan_run(
     context = ExecutionContext(
         registry, open_store, root, torch_device, observer.training, origin, budget, trusted, reuse
     )
-    digests = {Path(path).name: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in plugins}
-    return PlannedRun(grid, plan, context, kept, sanity, digests, missing_datasets, threads)
+    digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+    options = {"data": root, "store": open_store.url, "device": device, "plugins": paths, "only": kept}
+    options |= {"sanity": sanity, "trust": trust, "reuse": reuse, "threads": threads, "zoo": zoo}
+    return PlannedRun(grid, plan, context, kept, sanity, digests, missing_datasets, threads, options)
 
 
-def execute_run(planned: PlannedRun, observer: Observer, out: Path) -> CompletedRun:
+@dataclass(frozen=True)
+class PlanAgain:
+    """Plans a run in a worker process; the driver sends it there.
+
+    Attributes:
+        grid: The grid as JSON, whose relative paths start at `folder`.
+        options: The other arguments of `plan_run`.
+        external: The external images of the run.
+    """
+
+    grid: str
+    folder: Path
+    options: Mapping[str, Any]
+    external: Sequence[ExternalEntry]
+
+    def __call__(self, observer: Observer) -> WorkerPlan:
+        planned = plan_run(json.loads(self.grid), observer, folder=self.folder, **self.options)
+        plan = _with_external(planned, self.external)[0]
+        tasks = {task.key: task for task in plan.tasks}
+        return WorkerPlan(tasks, planned.context, planned.threads)
+
+
+def _with_external(
+    planned: PlannedRun, entries: Sequence[ExternalEntry]
+) -> tuple[Plan, dict[str, list[Cell]]]:
+    """The plan with the cells of external images, and these cells by the key of the planned cell."""
+    external = external_cells(planned.plan, entries)
+    if not external:
+        return planned.plan, external
+    return Plan.of((*planned.plan.cells, *chain.from_iterable(external.values()))), external
+
+
+def local_workers(planned: PlannedRun, out: Path, count: int) -> LocalWorkers:
+    """An executor with up to `count` worker processes for a run whose files are in the folder `out`.
+
+    If there are several GPUs and the device of the run is `cuda`, the workers take them in turn.
+    """
+    grid, external = json.dumps(planned.grid.data), external_entries(out)
+    plan_again = PlanAgain(grid, planned.grid.folder, planned.options, external)
+    return LocalWorkers(plan_again, count, gpu_environments(planned.context.device))
+
+
+def execute_run(
+    planned: PlannedRun,
+    observer: Observer,
+    out: Path,
+    *,
+    workers: int = 1,
+    least_seconds: float = 0.0,
+    limits: Limits | None = None,
+) -> CompletedRun:
     """Compute the results that the store lacks, and write the files of the run to the folder `out`.
+
+    Args:
+        workers: Number of worker processes; with 1 and without limits, this process does everything.
+        least_seconds: It also does so if all tasks together are expected to take less time than this.
 
     Raises:
         UserError: `out` cannot be written.
+        StoppedError: The time of the run is over. The same call continues it.
     """
     make_output_folder(out)
     with fixed_threads(planned.threads):
         cells, context = planned.plan.cells, planned.context
-        external = external_cells(planned.plan, external_entries(out))
-        plan = Plan.of((*cells, *chain.from_iterable(external.values()))) if external else planned.plan
-        execution = execute(plan, context, observer)
+        plan, external = _with_external(planned, external_entries(out))
+
+        def make_executor(seconds: float) -> Executor:
+            if limits is None and (workers == 1 or seconds < least_seconds):
+                return InProcess(context)
+            return local_workers(planned, out, workers)  # with limits: this process could not be stopped
+
+        execution = execute(plan, context, observer, make_executor, limits)
         records: list[Row] = []
         substitutes: list[Row] = []
         compared = []
         with OutcomesFile(out / "outcomes.parquet") as file:
             for cell in cells:
-                result = make_record(cell, execution.failures, context, external.get(cell.key, ()))
+                result, rows = _read_cell(cell, execution.failures, external.get(cell.key, ()), context)
                 records.append(result.record)
-                substitutes += substitute_rows(cell, result.record, context)
+                substitutes += rows
                 file.add(cell, result)
                 for one, its_result in ((cell, result), *result.external):
                     if (outcomes := cell_outcomes(one, its_result)) is not None:
@@ -164,3 +233,19 @@ def execute_run(planned: PlannedRun, observer: Observer, out: Path) -> Completed
         write_json(out / "run.json", run_metadata(planned.grid, cells, context, out, settings))
         write_text(out / "tables.md", read_tables(out))
     return CompletedRun(out, records, execution)
+
+
+def _read_cell(
+    cell: Cell, failures: Mapping[str, Failure], external: Sequence[Cell], context: ExecutionContext
+) -> tuple[Result, list[Row]]:
+    """The result of a cell and its rows of substitutes; lost results are computed again."""
+
+    def read() -> tuple[Result, list[Row]]:
+        result = make_record(cell, failures, context, external)
+        return result, list(substitute_rows(cell, result.record, context))
+
+    try:
+        return recompute_lost(read, context)
+    except (PluginError, UserError) as error:
+        failure = Failure(str(error), "budget" if isinstance(error, BudgetError) else "failed")
+        return make_record(cell, {cell.tasks[0].key: failure}, context), []

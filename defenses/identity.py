@@ -12,6 +12,7 @@ class Identity(Defense[Config]):
     """Returns the images unchanged, to measure the classifier without a purifier."""
 
     control = True
+    is_identity = True
 
     def purify(self, x: Tensor, noise: Noise) -> Tensor:
         return x

@@ -1,4 +1,4 @@
-"""Programs that measure the harness itself: masking, strength of attacks, speed, AutoAttack."""
+"""Programs that measure the harness itself: masking, strength, speed, costs of tasks, AutoAttack."""
 
 from __future__ import annotations
 

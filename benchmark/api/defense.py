@@ -45,6 +45,8 @@ class Defense(Plugin[ConfigT], nn.Module, ABC, Generic[ConfigT]):
         stochastic: Two calls may differ. All randomness must come from `noise`.
         inner_optimisation: `purify` runs an optimisation loop.
         control: A placebo, to compare real defenses with.
+        is_identity: `purify` returns its input. White-box and gray-box attacks then leave out the routes that
+            replace the gradient of a purifier. Every call is checked.
         surrogates: Names of the surrogates that `surrogate` makes. Adversarial examples of a surrogate
             should tend to fool the pipeline. Surrogates are attacked in addition to the pipeline itself.
         latents: The name of a surrogate that has a latent space, for attacks that search there.
@@ -58,6 +60,7 @@ class Defense(Plugin[ConfigT], nn.Module, ABC, Generic[ConfigT]):
     stochastic: ClassVar[bool] = False
     inner_optimisation: ClassVar[bool] = False
     control: ClassVar[bool] = False
+    is_identity: ClassVar[bool] = False
     surrogates: ClassVar[tuple[str, ...]] = ()
     latents: ClassVar[str | None] = None
     decides_label: ClassVar[bool] = False

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Task as Row
+from rich.text import Text
 
 from benchmark.cli.wording import KINDS, count_of, format_duration, sort_kinds
+from benchmark.execution.costs import CostModel
 from benchmark.execution.observer import Observer, Silent
+from benchmark.execution.remaining import RemainingWork
 from benchmark.plan import tasks
 from benchmark.plan.tasks import Task
 
@@ -32,9 +37,8 @@ _VERBS = {
 }
 """How a task of each kind begins in the terminal; the name of the plugin follows."""
 
-_TRAININGS = ("train-target", "train-defense", "train-attack", "train-substitute")
-_SLOW = (*_TRAININGS, "purified-set", "train-bpda-network", "craft", "convergence-search", "random-search")
-"""Kinds that take most of the time: without a timing of each the time left is unknown."""
+_BAR_WIDTH, _NOTE_WIDTH, _NUMBERS_WIDTH = 8, 26, 20
+"""Columns of the live view; the names of the running tasks share the rest of the line."""
 
 _LINE_EVERY = 10.0
 """Seconds between two plain lines of progress."""
@@ -57,30 +61,42 @@ def describe_task(task: Task) -> str:
 
 
 class _TaskCounter(Silent):
-    """Counts finished tasks, and estimates the time left from the mean time of each kind of task."""
+    """Counts finished tasks, knows what runs, and estimates the time left."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._remaining: dict[str, int] = {}
-        self._seconds: dict[str, list[float]] = {}
         self._total = 0
         self._done = 0
         self._reasons: set[str] = set()
+        self._running: dict[str, Task] = {}
+        self._work: RemainingWork | None = None
+        self._left = 0.0
+        self._next_estimate = 0.0
 
-    def begin(self, missing: Mapping[str, int], cached: Mapping[str, int]) -> None:
-        self._remaining = dict(missing)
-        self._total = sum(missing.values())
+    def begin(self, missing: Sequence[Task], cached: Sequence[Task], workers: int, costs: CostModel) -> None:
+        self._total, self._done = len(missing), 0
         self._print(_opening(missing, cached))
+        if missing:
+            self._work = RemainingWork(missing, workers, costs)
+            self._seconds_left()  # here: the first estimate reads timings, later ones only add numbers
+
+    def started(self, task: Task) -> None:
+        self._running[task.key] = task
+        if self._work is not None:
+            self._work.started(task)
 
     def finished(self, task: Task, seconds: float) -> None:
         self._count(task)
-        self._seconds.setdefault(task.kind, []).append(seconds)
 
     def failed(self, task: Task, reason: str) -> None:
         self._count(task)
         if reason not in self._reasons:
             self._reasons.add(reason)
             self._print(f"failed: {describe_task(task)}: {reason}", style="red")
+
+    def training(self, task: Task, done: int, total: int, metrics: Mapping[str, float]) -> None:
+        if self._work is not None:
+            self._work.training(task, done, total)
 
     def note(self, message: str) -> None:
         self._print(message)
@@ -92,39 +108,56 @@ class _TaskCounter(Silent):
         self._console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
 
     def _count(self, task: Task) -> None:
-        self._remaining[task.kind] -= 1
+        self._running.pop(task.key, None)
         self._done += 1
+        if self._work is not None:
+            self._work.ended(task)
 
-    def _time_left(self) -> str:
-        means = {kind: sum(seconds) / len(seconds) for kind, seconds in self._seconds.items()}
-        slow = [kind for kind, count in self._remaining.items() if count and kind in _SLOW]
-        if not means or any(kind not in means for kind in slow):
-            return "time left: unknown"
-        seconds = sum(means.get(kind, 0.0) * count for kind, count in self._remaining.items())
-        return f"time left: about {format_duration(seconds)}"
+    def _seconds_left(self) -> float:
+        """The estimated time left. Estimating takes at most a twentieth of the time of the run."""
+        now = time.monotonic()
+        if self._work is not None and now >= self._next_estimate:
+            self._left = self._work.seconds()
+            took = time.monotonic() - now
+            self._next_estimate = now + max(1.0, 20 * took)
+        return self._left
 
 
 class PlainLines(_TaskCounter):
-    """Prints a line for each training, and for other tasks a line every ten seconds."""
+    """Prints a line for each training, and every ten seconds a line that names what runs."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
         self._last = time.monotonic()
 
     def started(self, task: Task) -> None:
+        super().started(task)
         if task.kind.startswith("train"):
             self._print_now(f"{describe_task(task)} on {_dataset(task)} …")
+        else:
+            self._print_what_runs()
 
     def finished(self, task: Task, seconds: float) -> None:
         super().finished(task, seconds)
         if task.kind.startswith("train"):
             self._print_now(f"{describe_task(task)} took {seconds:.0f} s")
-        elif time.monotonic() - self._last > _LINE_EVERY:
-            self._print_now(f"{self._done}/{self._total} done: {describe_task(task)} ({self._time_left()})")
+        else:
+            self._print_what_runs()
 
     def training(self, task: Task, done: int, total: int, metrics: Mapping[str, float]) -> None:
-        if time.monotonic() - self._last > _LINE_EVERY:
+        super().training(task, done, total, metrics)
+        if self._is_due():
             self._print_now(f"{describe_task(task)}: step {done} of {total}, {_format(metrics)}")
+
+    def _print_what_runs(self) -> None:
+        if self._running and self._is_due():
+            names = Counter(describe_task(task) for task in list(self._running.values()))
+            running = ", ".join(f"{n} ({c} times)" if c > 1 else n for n, c in names.items())
+            left = format_duration(self._seconds_left())
+            self._print_now(f"{self._done}/{self._total} done: {running} (time left: about {left})")
+
+    def _is_due(self) -> bool:
+        return time.monotonic() - self._last > _LINE_EVERY
 
     def _print_now(self, line: str) -> None:
         self._last = time.monotonic()
@@ -132,55 +165,103 @@ class PlainLines(_TaskCounter):
 
 
 class Live(_TaskCounter):
-    """Shows a bar with the current task and the time left, and a second bar during a training."""
+    """Shows a bar of all tasks with their rate and the time left, and a line for each running task."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
         self._progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
+            BarColumn(bar_width=_BAR_WIDTH),
+            _Count(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}"),
+            _Note(self._summary),
             console=console,
             transient=True,
         )
         self._all_tasks: Any = None
-        self._training: Any = None
+        self._lines: dict[str, tuple[Any, set[str]]] = {}
+        self._began = time.monotonic()
 
-    def begin(self, missing: Mapping[str, int], cached: Mapping[str, int]) -> None:
-        super().begin(missing, cached)
-        if self._total:
-            self._all_tasks = self._progress.add_task("starting", total=self._total, note="")
+    def begin(self, missing: Sequence[Task], cached: Sequence[Task], workers: int, costs: CostModel) -> None:
+        super().begin(missing, cached, workers, costs)
+        if missing:
+            self._began = time.monotonic()
+            self._all_tasks = self._progress.add_task("all tasks", total=self._total, note=None)
             self._progress.start()
 
     def started(self, task: Task) -> None:
-        self._progress.update(self._all_tasks, description=describe_task(task))
+        super().started(task)
+        line = _line_of(task)
+        if line not in self._lines:
+            width = max(16, self._console.width - _BAR_WIDTH - _NOTE_WIDTH - _NUMBERS_WIDTH)
+            words = _shorten(f"  {describe_task(task)}", width)
+            row = self._progress.add_task(words, total=None, note="")
+            self._lines[line] = (row, set())
+        self._lines[line][1].add(task.key)
 
     def finished(self, task: Task, seconds: float) -> None:
         super().finished(task, seconds)
-        self._end_training()
+        self._end_line(task)
         if task.kind.startswith("train"):
             self._print(f"{describe_task(task)} took {seconds:.0f} s")
-        self._progress.update(self._all_tasks, completed=self._done, note=self._time_left())
 
     def failed(self, task: Task, reason: str) -> None:
         super().failed(task, reason)
-        self._end_training()
-        self._progress.update(self._all_tasks, completed=self._done)
+        self._end_line(task)
 
     def training(self, task: Task, done: int, total: int, metrics: Mapping[str, float]) -> None:
-        if self._training is None:
-            self._training = self._progress.add_task(f"  {_dataset(task)}", total=total, note="")
-        self._progress.update(self._training, completed=done, note=_format(metrics))
+        super().training(task, done, total, metrics)
+        if (line := self._lines.get(_line_of(task))) is not None:
+            note = ", ".join(filter(None, [_dataset(task), _format(metrics)]))
+            self._progress.update(line[0], completed=done, total=total, note=note)
 
-    def _end_training(self) -> None:
-        if self._training is not None:
-            self._progress.remove_task(self._training)
-            self._training = None
+    def _end_line(self, task: Task) -> None:
+        """Remove the line of a task; the crafts of one sweep share a line until the last of them ends."""
+        line = _line_of(task)
+        if line in self._lines:
+            row, keys = self._lines[line]
+            keys.discard(task.key)
+            if not keys:
+                self._progress.remove_task(row)
+                del self._lines[line]
+        self._progress.update(self._all_tasks, completed=self._done)
+
+    def _summary(self) -> str:
+        """The rate and the time left; the display calls it while tasks run."""
+        minutes = (time.monotonic() - self._began) / 60
+        rate = f"{self._done / minutes:.0f}/min, " if self._done and minutes else ""
+        return f"{rate}about {format_duration(self._seconds_left())} left"
 
     def end(self) -> None:
         self._progress.stop()
+
+
+class _Count(ProgressColumn):
+    """How many are done; nothing for a task that reports no steps."""
+
+    def render(self, task: Row) -> Text:
+        return Text("" if task.total is None else f"{task.completed:.0f}/{task.total:.0f}")
+
+
+class _Note(ProgressColumn):
+    """The note of a line; for the line without a note the summary of the run."""
+
+    def __init__(self, summary: Callable[[], str]) -> None:
+        super().__init__()
+        self._summary = summary
+
+    def render(self, task: Row) -> Text:
+        note = task.fields["note"]
+        return Text(self._summary() if note is None else _shorten(note, _NOTE_WIDTH))
+
+
+def _shorten(words: str, width: int) -> str:
+    return words if len(words) <= width else words[: width - 1] + "…"
+
+
+def _line_of(task: Task) -> str:
+    """Equal for the crafts of one sweep, which run as one."""
+    return task.sweep or task.key if isinstance(task, tasks.Craft) else task.key
 
 
 def display_for(console: Console) -> Observer:
@@ -188,13 +269,13 @@ def display_for(console: Console) -> Observer:
     return Live(console) if console.is_terminal else PlainLines(console)
 
 
-def _opening(missing: Mapping[str, int], cached: Mapping[str, int]) -> str:
-    stored = sum(cached.values())
+def _opening(missing: Sequence[Task], cached: Sequence[Task]) -> str:
     if not missing:
-        return f"nothing to train, craft or score: all {stored} results are in the store"
-    counts = ", ".join(f"{KINDS[kind]} ({missing[kind]})" for kind in sort_kinds(missing))
-    done = f"already in the store: {count_of(stored, 'result')}"
-    return f"to do: {count_of(sum(missing.values()), 'task')}: {counts}; {done}"
+        return f"nothing to train, craft or score: all {len(cached)} results are in the store"
+    numbers = Counter(task.kind for task in missing)
+    counts = ", ".join(f"{KINDS[kind]} ({numbers[kind]})" for kind in sort_kinds(numbers))
+    done = f"already in the store: {count_of(len(cached), 'result')}"
+    return f"to do: {count_of(len(missing), 'task')}: {counts}; {done}"
 
 
 def _dataset(task: Task) -> str:

@@ -7,9 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from benchmark.cli.progress import describe_task
-from benchmark.cli.time_estimate import estimate
 from benchmark.cli.wording import KINDS, count_of, format_duration, sort_kinds
+from benchmark.execution.costs import CostModel
+from benchmark.execution.devices import physical_cores
 from benchmark.execution.executor import from_zoo, split_by_store
+from benchmark.execution.remaining import RemainingWork
 from benchmark.plan.grid import builtin_grids
 from benchmark.plan.tasks import Task
 from benchmark.report.tables import read_tables
@@ -56,17 +58,12 @@ def _labels(members: Iterable[Task]) -> str:
 
 def _expected_time(missing: Sequence[Task], planned: PlannedRun) -> Iterator[str]:
     if not missing:
-        yield "expected time: only that of writing the tables and the report"
+        yield "time: only that of writing the tables and the report"
         return
-    seconds, unknown = estimate(missing, planned.context.store)
-    known = f"about {format_duration(seconds)}, as in earlier runs with this store"
-    if not unknown:
-        yield f"expected time: {known}"
-        return
-    amount = f"{known}, plus an unknown time" if seconds else "unknown"
-    yield f"expected time: {amount}, because the store has no timings of {count_of(len(unknown), 'task')}:"
-    for kind in sort_kinds(task.kind for task in unknown):
-        yield f"  {KINDS[kind]}: {_labels(task for task in unknown if task.kind == kind)}"
+    costs = CostModel(planned.context.store, missing)
+    cores = physical_cores()
+    alone, together = (format_duration(RemainingWork(missing, n, costs).seconds()) for n in (1, cores))
+    yield f"time: about {alone} on 1 core" + (f", about {together} on {cores}" if cores > 1 else "")
     if planned.grid.name in builtin_grids():
         yield f"  `bench show {planned.grid.name}` may say how long this grid takes on another machine"
 

@@ -84,6 +84,7 @@ class ExecutionContext:
         self._results: LRUCache[dict[str, Tensor]] = LRUCache(
             256 * 2**20, lambda tensors: sum(tensor.nbytes for tensor in tensors.values())
         )
+        self._logits: LRUCache[Tensor] = LRUCache(64 * 2**20, lambda logits: logits.nbytes)
         self._opened: dict[str, Mapping[str, list[str]]] = {}
         self._used = UsedPlugins()
 
@@ -244,6 +245,14 @@ class ExecutionContext:
 
         # eval() on each call, because an earlier user of the module may have changed its mode
         return self._models.get(task.key, load).eval()
+
+    def logits(self, target: TrainTarget, source: Task | None, shard: Shard, images: Tensor) -> Tensor:
+        """The logits of a target on `images`: those that the task `source` stored, or the clean images.
+
+        They are computed once, because the scores of many cells share them. Call it without gradients.
+        """
+        key = f"{target.key}{digest(shard.content) if source is None else source.key}"
+        return self._logits.get(key, lambda: self.target(target)(images))
 
     def pretrained_target(self, task: TrainTarget) -> PretrainedTarget[Any]:
         """A target that comes with its weights, in evaluation mode, if it still matches the task's key."""

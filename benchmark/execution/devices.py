@@ -1,6 +1,10 @@
-"""Choosing the device that models run on."""
+"""The device that models run on, and the processor cores of the machine."""
 
 from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 
@@ -22,3 +26,50 @@ def pick_device(name: str) -> torch.device:
         fault = f"no device {name!r}: {str(error).splitlines()[0]}"
         raise UserError(fault, hint="try --device cpu") from error
     return device
+
+
+def gpu_environments(device: torch.device) -> Sequence[Mapping[str, str]]:
+    """Environment variables that give each of several processes its own GPU, one entry per GPU."""
+    if device.type != "cuda" or device.index is not None:
+        return ({},)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else [str(gpu) for gpu in range(torch.cuda.device_count())]
+    return [{"CUDA_VISIBLE_DEVICES": name.strip()} for name in names]
+
+
+def worker_count(wanted: str, device: torch.device, threads: int) -> int:
+    """The number of worker processes for `--workers`: a number, or `auto`.
+
+    `auto` is one per GPU, or on the CPU as many as have `threads` cores each.
+
+    Raises:
+        UserError: It is neither.
+    """
+    if wanted == "auto":
+        on_gpus = len(gpu_environments(device))
+        return on_gpus if device.type == "cuda" else max(1, physical_cores() // threads)
+    if wanted.isdecimal() and int(wanted) > 0:
+        return int(wanted)
+    raise UserError(f"--workers is auto or a number from 1, got {wanted!r}")
+
+
+_CPUS = Path("/sys/devices/system/cpu")
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
+def physical_cores() -> int:
+    """The cores that this process may use: no hyper-threads, and within the quota of a container."""
+    if not hasattr(os, "sched_getaffinity"):  # macOS, Windows
+        return os.cpu_count() or 1
+    allowed = os.sched_getaffinity(0)
+    siblings = [_CPUS / f"cpu{cpu}" / "topology" / "thread_siblings_list" for cpu in allowed]
+    try:
+        cores = len({path.read_text() for path in siblings})
+    except OSError:
+        cores = len(allowed)
+    try:
+        quota, period = _QUOTA.read_text().split()
+        cores = min(cores, max(1, int(quota) // int(period)))
+    except (OSError, ValueError):  # another system, or "max": no quota
+        pass
+    return max(1, cores)

@@ -1,19 +1,31 @@
-"""Running a plan in this process. Stored results are reused, and a failed task does not stop the run."""
+"""Running a plan with an executor. Stored results are reused, and a failed task does not stop the run."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from benchmark.errors import BudgetError, Failure, PluginError, UserError, format_exception, most_severe
+from benchmark.errors import Failure, StoppedError
 from benchmark.execution.context import ExecutionContext, Training, address
-from benchmark.execution.dispatch import perform
+from benchmark.execution.costs import CostModel
+from benchmark.execution.engines import (
+    Began,
+    Died,
+    Event,
+    Executor,
+    Failed,
+    Finished,
+    InProcess,
+    Message,
+    TrainingStep,
+)
 from benchmark.execution.observer import Observer
 from benchmark.execution.provenance import describe
+from benchmark.execution.schedule import Schedule, Unit
 from benchmark.plan.plan import Plan
-from benchmark.plan.tasks import Craft, Task
+from benchmark.plan.tasks import Task
 
 
 @dataclass
@@ -73,58 +85,155 @@ def _reusable(plan: Plan, stored: set[str], context: ExecutionContext) -> set[st
     return stored - refused
 
 
-def execute(plan: Plan, context: ExecutionContext, observer: Observer) -> Execution:
-    """Run the tasks of a plan whose results the store lacks, in order."""
+@dataclass(frozen=True)
+class Limits:
+    """How long a run may take.
+
+    Attributes:
+        run_seconds: For the whole run; then it stops, and the same command continues it.
+        task_seconds: For one task; then it is stopped and its cells fail. It needs worker processes.
+    """
+
+    run_seconds: float = float("inf")
+    task_seconds: float = float("inf")
+
+
+def execute(
+    plan: Plan,
+    context: ExecutionContext,
+    observer: Observer,
+    make_executor: Callable[[float], Executor] | None = None,
+    limits: Limits | None = None,
+) -> Execution:
+    """Run the tasks of a plan whose results the store lacks.
+
+    Args:
+        make_executor: Gets the seconds that the tasks are expected to take in one process. By default the
+            tasks run in this process.
+
+    Raises:
+        StoppedError: The time of the run is over.
+    """
     missing, cached = split_by_store(plan, context)
-    execution = Execution()
-    observer.begin(Counter(task.kind for task in missing), Counter(task.kind for task in cached))
-    for line in from_zoo(cached, context):
-        observer.note(line)
-    # the lines above already name the zoos of the other results
-    own = (task for task in cached if context.store.layer_of(address(task)) is None)
-    differences = (context.difference(task) for task in own)
-    if (warning := describe(difference for difference in differences if difference is not None)) is not None:
-        observer.warn(warning)
-    sweeps: dict[str, list[Task]] = {}
-    for task in missing:
-        if isinstance(task, Craft) and task.sweep is not None:
-            sweeps.setdefault(task.sweep, []).append(task)
-    finished: set[str] = set()
-    for task in missing:
-        if task.key in finished or task.key in execution.failures:
-            continue
-        inherited = most_severe(execution.failures.get(needed.key) for needed in task.needs())
-        if inherited is not None:
-            execution.failures[task.key] = inherited
-            observer.failed(task, inherited.reason)
-            continue
-        group = sweeps[task.sweep] if isinstance(task, Craft) and task.sweep is not None else [task]
-        _perform_group(group, context, observer, execution)
-        finished.update(member.key for member in group)
-    observer.end()
-    return execution
-
-
-def _perform_group(
-    group: list[Task], context: ExecutionContext, observer: Observer, execution: Execution
-) -> None:
-    """Run one task, or the crafts of one sweep, which fail or succeed together."""
-    for task in group:
-        observer.started(task)
-    begin = time.perf_counter()
+    costs = CostModel(context.store, missing)
+    executor: Executor = InProcess(context)
+    if make_executor is not None and missing:
+        executor = make_executor(sum(map(costs.seconds, missing)))
+    observer.begin(missing, cached, executor.slots, costs)
     try:
-        perform(group[0], context, *group[1:])
-    except BudgetError as error:
-        failure = Failure(str(error), "budget")
-    except (PluginError, UserError) as error:  # UserError: an image that cannot be read
-        failure = Failure(str(error))
-    except (Exception, SystemExit) as error:  # such as an error of a target: the run goes on without the cell
-        failure = Failure(format_exception(error))
-    else:
-        for task in group:
-            execution.done[task.kind] += 1
-            observer.finished(task, (time.perf_counter() - begin) / len(group))
-        return
-    for task in group:
-        execution.failures[task.key] = failure
-        observer.failed(task, failure.reason)
+        for line in from_zoo(cached, context):
+            observer.note(line)
+        # the lines above already name the zoos of the other results
+        own = (task for task in cached if context.store.layer_of(address(task)) is None)
+        differences = (context.difference(task) for task in own)
+        warning = describe(difference for difference in differences if difference is not None)
+        if warning is not None:
+            observer.warn(warning)
+        seconds = costs.seconds if executor.slots > 1 else None  # one process keeps the order of the plan
+        driver = _Driver(Schedule(missing, seconds), executor, observer, limits or Limits(), costs)
+        return driver.run()
+    finally:
+        executor.close()
+        observer.end()
+
+
+_DEATHS = 2
+"""A unit that ends its process so often is at fault. Once may be chance, such as a lack of memory."""
+
+
+class _Driver:
+    """Hands units to an executor, and follows what happens to them."""
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        executor: Executor,
+        observer: Observer,
+        limits: Limits,
+        costs: CostModel,
+    ) -> None:
+        self._schedule = schedule
+        self._executor = executor
+        self._observer = observer
+        self._limits = limits
+        self._costs = costs
+        self._end = time.monotonic() + limits.run_seconds
+        self._started: dict[Unit, float] = {}  # infinity until it begins
+        self._late: set[Unit] = set()
+        self._deaths: Counter[Unit] = Counter()
+        self._execution = Execution()
+
+    def run(self) -> Execution:
+        """Run all units."""
+        while self._start_ready():
+            for event in self._executor.events(self._timeout()):
+                self._handle(event)
+            self._stop_late()
+        return self._execution
+
+    def _start_ready(self) -> bool:
+        """Start what can run, as far as the executor has slots; whether anything runs."""
+        while len(self._started) < self._executor.slots and (unit := self._schedule.take()) is not None:
+            self._started[unit] = float("inf")
+            self._executor.submit(unit)
+        return bool(self._started)
+
+    def _timeout(self) -> float | None:
+        """Seconds until a limit is reached; None without limits."""
+        first = min(self._end, min(self._started.values()) + self._limits.task_seconds)
+        return None if first == float("inf") else max(0.0, first - time.monotonic())
+
+    def _stop_late(self) -> None:
+        now = time.monotonic()
+        if now >= self._end:
+            raise StoppedError
+        for unit, began in self._started.items():
+            if now - began >= self._limits.task_seconds and unit not in self._late:
+                self._late.add(unit)
+                self._executor.cancel(unit)
+
+    def _handle(self, event: Event) -> None:
+        match event:
+            case Began(unit):
+                self._started[unit] = time.monotonic()
+                for task in unit.tasks:
+                    self._observer.started(task)
+            case Finished(unit, seconds):
+                del self._started[unit]
+                self._schedule.succeeded(unit)
+                for task in unit.tasks:
+                    self._execution.done[task.kind] += 1
+                    self._costs.observe(task, seconds / len(unit.tasks))
+                    self._observer.finished(task, seconds / len(unit.tasks))
+            case Failed(unit, failure):
+                self._fail(unit, failure)
+            case Died(unit, reason, began):
+                self._bury(unit, reason, began)
+            case TrainingStep(task, done, total, metrics):
+                self._observer.training(task, done, total, metrics)
+            case Message(text, is_warning):
+                (self._observer.warn if is_warning else self._observer.note)(text)
+
+    def _bury(self, unit: Unit, reason: str, began: bool) -> None:
+        """Run a unit whose process has ended once more, or let it fail."""
+        self._deaths[unit] += began
+        if unit in self._late:
+            limit = self._limits.task_seconds
+            self._fail(unit, Failure(f"it took longer than {limit:g} s and was stopped"))
+        elif self._deaths[unit] == _DEATHS:
+            self._fail(unit, Failure(f"its worker process ended twice, the last time {reason}"))
+        else:
+            self._observer.warn(f"{unit}: its worker process ended {reason}; it runs once more")
+            del self._started[unit]
+            self._schedule.put_back(unit)
+
+    def _fail(self, unit: Unit, failure: Failure) -> None:
+        del self._started[unit]
+        self._record(unit, failure)
+        for stopped, inherited in self._schedule.failed(unit, failure):
+            self._record(stopped, inherited)
+
+    def _record(self, unit: Unit, failure: Failure) -> None:
+        for task in unit.tasks:
+            self._execution.failures[task.key] = failure
+            self._observer.failed(task, failure.reason)

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from benchmark.execution.costs import CostModel
 from benchmark.plan.tasks import Task
 
 
 class Observer:
-    """Receives the progress of a run. Every method does nothing unless a subclass overrides it."""
+    """Receives the progress of a run. Every method does nothing unless a subclass overrides it.
 
-    def begin(self, missing: Mapping[str, int], cached: Mapping[str, int]) -> None:
-        """The numbers of tasks to compute and of tasks in the store, by kind."""
+    Several tasks may run at once: each has been started, and is neither finished nor failed. A task whose
+    inputs are missing fails without having been started.
+    """
+
+    def begin(self, missing: Sequence[Task], cached: Sequence[Task], workers: int, costs: CostModel) -> None:
+        """A run begins.
+
+        Args:
+            missing: The tasks to compute, each after those that it needs.
+            cached: The tasks whose results are in the store.
+            workers: How many tasks may run at once.
+            costs: What tasks cost; learns from each finished task before `finished` is called.
+        """
 
     def started(self, task: Task) -> None: ...
 

@@ -78,6 +78,11 @@ class PurifierModule(nn.Module):
             raise PluginError(f"defense {name} returned shape {tuple(purified.shape)} for {tuple(x.shape)}")
         if purified.dtype != x.dtype:
             raise PluginError(f"defense {name} returned {purified.dtype} for {x.dtype}")
+        if type(part).is_identity:
+            # The declaration leaves out attacks: it must hold for every image, and for the gradient too.
+            if not torch.equal(purified, x):
+                raise PluginError(f"defense {name} declares `is_identity = True` but changed an image")
+            purified = copy
         low, high = (bound.item() for bound in torch.aminmax(purified.detach()))
         if not (low >= -_TOLERANCE and high <= 1 + _TOLERANCE):  # also catches NaN
             raise PluginError(f"defense {name} returned values outside [0, 1]: from {low:.6g} to {high:.6g}")

@@ -100,7 +100,7 @@ def score(task: Score, context: ExecutionContext) -> None:
     target = context.target(task.target)
     purifier = context.purifier(task.purifier, task.shard.dataset)
     with torch.no_grad():
-        worst = _select_worst(task, context, target, clean, labels)
+        worst = _select_worst(task, context, clean, labels)
         purified_clean = context.tensors(task.clean)["images"].to(clean.device)
         purified, decided = worst.purified, worst.decided
         draws = [purified]
@@ -109,14 +109,12 @@ def score(task: Score, context: ExecutionContext) -> None:
             purified, decided = _purify_draw(task, purifier, worst.images, "judge")
             names = (f"judge-{number}" for number in range(1, len(task.clean_judged)))
             draws = [purified, *(_purify_draw(task, purifier, worst.images, name)[0] for name in names)]
-        clean_scores, purified_scores = target(clean), target(purified_clean)
-        clean_draws = [
-            purified_scores
-            if draw.key == task.clean.key
-            else target(context.tensors(draw)["images"].to(clean.device))
-            for draw in task.clean_judged
-        ]
-        adversarial, wrong = judge(task.judge, [target(draw).argmax(dim=1) for draw in draws], labels)
+        clean_scores = context.logits(task.target, None, task.shard, clean)
+        purified_scores = context.logits(task.target, task.clean, task.shard, purified_clean)
+        clean_draws = [_logits_of(draw, task, context) for draw in task.clean_judged]
+        logits = _known_logits(task, context, worst)
+        run = target if task.purifier.stochastic else logits  # new draws are seen once
+        adversarial, wrong = judge(task.judge, [run(draw).argmax(dim=1) for draw in draws], labels)
         clean_class, clean_wrong = judge(task.judge, [s.argmax(dim=1) for s in clean_draws], labels)
         rounded = (worst.images * 255).round() / 255
         columns: dict[str, Tensor | list[str]] = {
@@ -128,34 +126,67 @@ def score(task: Score, context: ExecutionContext) -> None:
             "clean": clean_class,
             "clean_wrong": clean_wrong,
             "clean_margin": margin(purified_scores, labels),
-            "baseline": _baseline(task, context, target, clean_scores, labels),
-            "target_adversarial": target(worst.images).argmax(dim=1),
+            "baseline": _baseline(task, context, clean_scores, labels),
+            "target_adversarial": logits(worst.images).argmax(dim=1),
             "adversarial": adversarial,
             "wrong": wrong,
             "loop_wrong": worst.loop_wrong,
-            "adversarial_8bit": target(_purify_draw(task, purifier, rounded, "8bit")[0]).argmax(dim=1),
+            "adversarial_8bit": logits(_purify_draw(task, purifier, rounded, "8bit")[0]).argmax(dim=1),
             **norms(worst.images, clean),
             "psnr_adv": psnr(worst.images, clean),
             "ssim_adv": ssim(worst.images, clean),
-            "psnr": psnr(purified, clean),
-            "ssim": ssim(purified, clean),
         }
+        for name, metric in (("psnr", psnr), ("ssim", ssim)):
+            same = torch.equal(purified, worst.images)
+            columns[name] = columns[f"{name}_adv"] if same else metric(purified, clean)
         if decided is not None:
             columns["decided"] = decided
         if len(context.dataset(task.shard.dataset).class_names) >= 100:
-            top5 = target(purified).topk(5, dim=1).indices
+            top5 = logits(purified).topk(5, dim=1).indices
             columns["in_top5"] = (top5 == labels[:, None]).any(dim=1)
     rows = {name: x.cpu().tolist() if isinstance(x, Tensor) else x for name, x in columns.items()}
     context.put_table(task, pyarrow.table(rows), _metadata(task, context, worst))
 
 
-def _baseline(
-    task: Score, context: ExecutionContext, target: torch.nn.Module, clean_scores: Tensor, labels: Tensor
-) -> Tensor:
+class _Logits:
+    """The logits of a target; images that it has seen are not run again. It is for a few batches."""
+
+    def __init__(self, target: torch.nn.Module) -> None:
+        self._target = target
+        self._known: list[tuple[Tensor, Tensor]] = []
+
+    def add(self, images: Tensor, logits: Tensor) -> None:
+        self._known.append((images, logits))
+
+    def __call__(self, images: Tensor) -> Tensor:
+        for seen, logits in self._known:
+            if torch.equal(seen, images):
+                return logits
+        self.add(images, self._target(images))
+        return self._known[-1][1]
+
+
+def _known_logits(task: Score, context: ExecutionContext, worst: _WorstCandidates) -> _Logits:
+    """The logits of the target, with those of the worst candidate if it is the same for all images."""
+    logits = _Logits(context.target(task.target))
+    if (only := worst.only) is not None:
+        logits.add(worst.images, context.logits(task.target, only.craft, task.shard, worst.images))
+        logits.add(worst.purified, context.logits(task.target, only.purify, task.shard, worst.purified))
+    return logits
+
+
+def _logits_of(stored: Purify, task: Score, context: ExecutionContext) -> Tensor:
+    """The logits of the target of a score on stored purified images."""
+    images = context.tensors(stored)["images"].to(context.device)
+    return context.logits(task.target, stored, task.shard, images)
+
+
+def _baseline(task: Score, context: ExecutionContext, clean_scores: Tensor, labels: Tensor) -> Tensor:
     """The undefended target's class (B,) of the worst image of each row among those made against it."""
     classes, worst = clean_scores.argmax(dim=1), margin(clean_scores, labels)
     for number, craft in enumerate(task.baseline):
-        logits = target(context.images(craft, task.shard))
+        images = context.images(craft, task.shard)
+        logits = context.logits(task.target, craft, task.shard, images)
         margins = margin(logits, labels)
         worse = (margins > worst) | (number == 0)
         classes = torch.where(worse, logits.argmax(dim=1), classes)
@@ -176,6 +207,7 @@ class _WorstCandidates:
         errors: Number of misclassified images by route.
         contradicted: Number of images that the pipeline misclassified when an attack called it, but not
             when the judge did.
+        only: The candidate that all images are from; None if they are from several.
     """
 
     images: Tensor
@@ -187,6 +219,7 @@ class _WorstCandidates:
     distances: Tensor
     errors: dict[str, int] = field(default_factory=dict)
     contradicted: int = 0
+    only: Candidate | None = None
 
     def select_nearest(self, margins: Tensor, distances: Tensor) -> Tensor:
         """For an attack that minimises the norm: select the nearest misclassified image of each row (B,)."""
@@ -196,9 +229,7 @@ class _WorstCandidates:
         return nearer | (~wrong & self.distances.isinf() & (margins > self.margins))
 
 
-def _select_worst(
-    task: Score, context: ExecutionContext, target: torch.nn.Module, clean: Tensor, labels: Tensor
-) -> _WorstCandidates:
+def _select_worst(task: Score, context: ExecutionContext, clean: Tensor, labels: Tensor) -> _WorstCandidates:
     """Each image's worst candidate: the one with the largest margin of a wrong class over the true class.
 
     For an attack that minimises the norm, the nearest misclassified candidate.
@@ -218,7 +249,7 @@ def _select_worst(
         _check_ball(task, candidate, images, clean)
         stored = context.tensors(candidate.purify)
         purified = stored["images"].to(clean.device)
-        logits = target(purified)
+        logits = context.logits(task.target, candidate.purify, task.shard, purified)
         if not torch.isfinite(logits).all():
             raise PluginError(f"target {task.target.label} returned logits that are not finite")
         margins = margin(logits, labels)
@@ -231,6 +262,8 @@ def _select_worst(
         worse = margins > worst.margins
         if task.attack.norm is not None and task.attack.eps is None:
             worse = worst.select_nearest(margins, norms(images, clean)[task.attack.norm])
+        if worse.any():
+            worst.only = candidate if worse.all() else None
         worst.margins = torch.where(worse, margins, worst.margins)
         mask = worse[:, None, None, None]
         worst.images = torch.where(mask, images, worst.images)

@@ -263,6 +263,7 @@ class _Resolver:
             trainable=defense.trainable,
             stochastic=defense.stochastic,
             control=defense.control,
+            is_identity=defense.is_identity,
             decides_label=defense.decides_label,
             inner_optimisation=defense.inner_optimisation,
             surrogates=tuple(defense.surrogates),

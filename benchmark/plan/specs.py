@@ -146,6 +146,7 @@ class DefenseSpec(PluginSpec):
     trainable: bool = False
     stochastic: bool = False
     control: bool = False
+    is_identity: bool = False
     decides_label: bool = False
     inner_optimisation: bool = False
     surrogates: tuple[str, ...] = ()

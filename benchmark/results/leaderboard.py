@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from benchmark.plan.threats.white_box import WhiteBox
 from benchmark.results.cell_outcomes import CellOutcomes, ball, comparison_group, defense, group_by
 from benchmark.results.columns import LEADERBOARD_COLUMNS
 from benchmark.results.flags import FLAGS, is_doubt, is_unchecked
-from benchmark.results.worst_case import worst_cases, worst_of
+from benchmark.results.worst_case import OutcomeSet, worst_of
 
 _OUTDONE = 0.02
 _Seeds = tuple[Any, Any, Any]
@@ -58,6 +59,29 @@ class _DefenseResult:
         return float(np.mean(list(self.errors(n).values())))
 
 
+@dataclass(frozen=True, eq=False)
+class _RelatedOutcomes:
+    """The outcomes that may count for one defense under one attacker, in whatever ball.
+
+    `incomplete`: an attack that minimises the norm failed.
+    """
+
+    related: Sequence[CellOutcomes]
+    incomplete: bool
+    _fitting: dict[_Seeds, OutcomeSet] = field(default_factory=dict)
+
+    @cached_property
+    def attack_seeds(self) -> dict[tuple[Any, Any], set[Any]]:
+        """The seeds of random attacks, by the seeds of target and defense."""
+        return _attack_seeds(self.related)
+
+    def fitting(self, seeds: _Seeds) -> OutcomeSet:
+        """Those with one combination of seeds, without failed cells."""
+        if seeds not in self._fitting:
+            self._fitting[seeds] = OutcomeSet([o for o in self.related if o.ok and _fits(o, seeds)])
+        return self._fitting[seeds]
+
+
 _RankedResult = tuple[Row, _DefenseResult]
 
 
@@ -67,11 +91,23 @@ def leaderboard(outcomes: Sequence[CellOutcomes]) -> list[Row]:
     Skipped cells do not count. Failed cells make rows incomplete.
     """
     results: list[_RankedResult] = []
+    pipelines = group_by(outcomes, _pipeline)
     for group in group_by(outcomes, comparison_group).values():
+        # for one group only, so that its arrays are freed
+        related: dict[tuple[Hashable, ...], _RelatedOutcomes] = {}
         for same_ball in group_by([o for o in group if o.cell.attack.eps is not None], ball).values():
-            results += _rank_ball(outcomes, same_ball)
+            by_defense = group_by(same_ball, defense)
+            for name, own in by_defense.items():
+                if name not in related:
+                    related[name] = _related(pipelines[_pipeline(own[0])], own[0])
+            results += _rank_ball([_defense_result(related[name], own) for name, own in by_defense.items()])
     _add_gaps(results)
     return [row for row, _ in results]
+
+
+def _pipeline(outcomes: CellOutcomes) -> tuple[Hashable, ...]:
+    """Data set, target and defense, with any seeds."""
+    return (*comparison_group(outcomes)[:3], defense(outcomes))
 
 
 def _add_gaps(results: Sequence[_RankedResult]) -> None:
@@ -89,9 +125,8 @@ def _without_attacker(row: Row) -> tuple[Any, ...]:
     return tuple(row[name] for name in names)
 
 
-def _rank_ball(outcomes: Sequence[CellOutcomes], own: list[CellOutcomes]) -> list[_RankedResult]:
+def _rank_ball(results: Sequence[_DefenseResult]) -> list[_RankedResult]:
     """Rank the defenses that one attacker attacked in one ball."""
-    results = [_defense_result(outcomes, members) for members in group_by(own, defense).values()]
     controls = [result for result in results if result.control]
     rows = [_row(result, result.n, controls) for result in results]
     # Ranked rows are compared on the images that all of them have. Rows in doubt do not reduce this number.
@@ -103,51 +138,62 @@ def _rank_ball(outcomes: Sequence[CellOutcomes], own: list[CellOutcomes]) -> lis
     return _ranked(list(zip(rows, results, strict=True)))
 
 
-def _defense_result(outcomes: Sequence[CellOutcomes], own: list[CellOutcomes]) -> _DefenseResult:
-    """Gather all outcomes that count for one defense in one ball."""
-    first = own[0]
-    threat, norm, eps = first.cell.threat.name, first.cell.attack.norm, first.cell.attack.eps
-    assert norm is not None  # a ball has both
-    assert eps is not None
+def _related(pipeline: Sequence[CellOutcomes], first: CellOutcomes) -> _RelatedOutcomes:
+    """Gather the outcomes of a pipeline that may count under the attacker of `first`."""
+    threat = first.cell.threat.name
     threats = (threat, *THREATS[threat].nested)
     related = [
         o
-        for o in outcomes
+        for o in pipeline
         if o.cell.threat.name in threats
         # judgements by many draws and by one draw must not be mixed
         and (o.record["judge"] == first.record["judge"] or not first.cell.purifier.stochastic)
-        and defense(o) == defense(first)
-        and comparison_group(o)[:3] == comparison_group(first)[:3]
     ]
     # A norm-minimising attack counts in every ball, so its failure makes every row incomplete.
     same_attacker = [o for o in related if comparison_group(o) == comparison_group(first)]
     minimising = [o for o in same_attacker if o.cell.attack.eps is None and o.cell.attack.norm is not None]
-    incomplete = any(not o.ok for o in (*own, *minimising))
+    return _RelatedOutcomes(related, any(not o.ok for o in minimising))
+
+
+def _defense_result(related: _RelatedOutcomes, own: list[CellOutcomes]) -> _DefenseResult:
+    """Gather all outcomes that count for one defense in one ball."""
+    norm, eps = own[0].cell.attack.norm, own[0].cell.attack.eps
+    assert norm is not None  # a ball has both
+    assert eps is not None
+    incomplete = related.incomplete or any(not o.ok for o in own)
     cases, attacks = {}, []
     for seeds in _seed_combinations(own, related):
         own_ok = [o for o in own if o.ok and _fits(o, seeds)]
         incomplete = incomplete or not any(_is_required(o) for o in own_ok)
         if own_ok:
-            reaching = [o for o in related if o.ok and _fits(o, seeds) and o.inside(norm, eps).any()]
-            counted = list(dict.fromkeys((*own_ok, *reaching)))
-            attacks += [o.cell.attack_label for o in counted]
             # Only images that met every attack count: otherwise a weak attack on many images would dilute
             # a strong attack on few. The order of the grid breaks ties in the same way in every row.
-            cases[seeds] = worst_cases([o for o in related if o in counted], norm, eps)
+            counted = related.fitting(seeds).counted(own_ok, norm, eps)
+            attacks += [*(o.cell.attack_label for o in own_ok), *counted.attacks]
+            cases[seeds] = counted.worst_cases(norm, eps)
     return _DefenseResult(own, list(dict.fromkeys(attacks)), cases, incomplete)
 
 
-def _seed_combinations(own: Sequence[CellOutcomes], related: Sequence[CellOutcomes]) -> list[_Seeds]:
+def _seed_combinations(own: Sequence[CellOutcomes], related: _RelatedOutcomes) -> list[_Seeds]:
     """Each training with the seeds of its attacks at this eps, or at any eps if those are not random."""
-
-    def seeds(outcomes: Sequence[CellOutcomes], training: tuple[Any, Any]) -> set[Any]:
-        records = [o.record for o in outcomes]
-        same = [r for r in records if (r["target_seed"], r["defense_seed"]) == training]
-        return {record["attack_seed"] for record in same} - {None}
-
-    trainings = {(o.record["target_seed"], o.record["defense_seed"]) for o in own}
-    found = [(*t, seed) for t in trainings for seed in seeds(own, t) or seeds(related, t) or {None}]
+    own_seeds = _attack_seeds(own)
+    found = [
+        (*training, seed)
+        for training, seeds in own_seeds.items()
+        for seed in seeds or related.attack_seeds.get(training) or {None}
+    ]
     return sorted(found, key=str)
+
+
+def _attack_seeds(outcomes: Sequence[CellOutcomes]) -> dict[tuple[Any, Any], set[Any]]:
+    """The seeds of random attacks, by the seeds of target and defense."""
+    seeds: dict[tuple[Any, Any], set[Any]] = {}
+    for o in outcomes:
+        record = o.record
+        found = seeds.setdefault((record["target_seed"], record["defense_seed"]), set())
+        if record["attack_seed"] is not None:
+            found.add(record["attack_seed"])
+    return seeds
 
 
 def _fits(outcomes: CellOutcomes, seeds: _Seeds) -> bool:

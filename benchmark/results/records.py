@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow
 from numpy.typing import NDArray
 
-from benchmark.errors import BudgetError, Failure, PluginError, UserError, most_severe
-from benchmark.execution.context import ExecutionContext
-from benchmark.execution.dispatch import recompute_lost
+from benchmark.errors import BudgetError, Failure, most_severe
 from benchmark.files.tables import Row
 from benchmark.metrics.statistics import wilson
 from benchmark.plan.cells import Cell
@@ -21,6 +19,9 @@ from benchmark.plan.tasks import Task
 from benchmark.plan.threats import THREATS
 from benchmark.results.columns import RECORD_COLUMNS
 from benchmark.results.flags import CheckResults, cell_flags, check_flags, gradient_flags, target_flags
+
+if TYPE_CHECKING:
+    from benchmark.execution.context import ExecutionContext
 
 TIMINGS = ("craft_ms", "purify_ms")
 """The columns that differ between two computations of the same cell."""
@@ -63,11 +64,9 @@ def make_record(
     if failure is not None:
         return Result(record | {"status": failure.status, "reason": failure.reason}, None)
     try:
-        return recompute_lost(lambda: _scored(record, cell, external, context), context)
+        return _scored(record, cell, external, context)
     except BudgetError as error:
         return Result(record | {"status": "budget", "reason": str(error)}, None)
-    except (PluginError, UserError) as error:  # a damaged result was computed again, and that failed
-        return Result(record | {"status": "failed", "reason": str(error)}, None)
 
 
 def _scored(record: Row, cell: Cell, external: Sequence[Cell], context: ExecutionContext) -> Result:

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 import numpy as np
 
 from benchmark.execution.context import ExecutionContext
-from benchmark.execution.dispatch import recompute_lost
 from benchmark.files.tables import Row
 from benchmark.plan.cells import Cell
 from benchmark.plan.tasks import Craft
@@ -16,18 +15,14 @@ from benchmark.results.cell_outcomes import group_by
 from benchmark.results.columns import SUBSTITUTE_COLUMNS
 
 
-def substitute_rows(cell: Cell, record: Row, context: ExecutionContext) -> list[Row]:
+def substitute_rows(cell: Cell, record: Row, context: ExecutionContext) -> Iterable[Row]:
     """One row for each substitute that was attacked instead of the cell's target.
 
     `own_error` is the substitute's error on the images made against it. If an attack does not even fool the
     substitute, the row says nothing about transfer.
     """
     if record["status"] != "ok":
-        return []
-    return recompute_lost(lambda: list(_rows(cell, record, context)), context)
-
-
-def _rows(cell: Cell, record: Row, context: ExecutionContext) -> Iterable[Row]:
+        return
     errors = json.loads(record["routes"])
     candidates = [candidate for score in cell.scores for candidate in score.candidates]
     for route, members in group_by(candidates, lambda candidate: candidate.route).items():

@@ -1,8 +1,10 @@
-"""`make speed`: measures ratios to a bare loop and to a script, memory, purifiers, attacks and the report.
+"""`make speed`: measures ratios to a bare loop and to a script, memory, purifiers, attacks, noise,
+the report and a dry run.
 
-`python -m studies.speed shortcuts` measures the time that the short-cuts of Defense-GAN save, and `imagenet`
-the memory of a run on large images. A ratio compares two measurements in the same process, taken in turn; the
-median is printed. Nothing is asserted.
+`python -m studies.speed shortcuts` measures the time that the short-cuts of Defense-GAN save, `imagenet` the
+memory of a run on large images, `resume` a second run of 10,000 cells, and `workers` what several processes
+gain. A ratio compares two measurements in the same process, taken in turn; the median is printed. Nothing is
+asserted.
 """
 
 from __future__ import annotations
@@ -38,7 +40,9 @@ from benchmark.runs import PlannedRun, execute_run, plan_run
 from studies import REPOSITORY, data_root
 from studies.speed.attacks import attacks
 from studies.speed.memory import imagenet, memory
+from studies.speed.noise import noise
 from studies.speed.purifiers import purifiers, shortcuts, timed
+from studies.speed.scale import planning, resume, workers
 
 ROUNDS = 15
 STEPS = 40
@@ -52,11 +56,13 @@ def main() -> None:
         "memory": memory,
         "purifiers": purifiers,
         "attacks": attacks,
+        "noise": noise,
         "report": report,
         "dry-run": dry_run,
+        "planning": planning,
     }
-    # only by name: they start with a training; `shortcuts` trains for 40 minutes if the store has no weights
-    trained = {"shortcuts": shortcuts, "imagenet": imagenet}
+    # only by name: they take minutes; `shortcuts` trains for 40 minutes if the store has no weights
+    trained = {"shortcuts": shortcuts, "imagenet": imagenet, "resume": resume, "workers": workers}
     # argparse checks the default [] if no part is named
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("part", nargs="*", default=list(parts), choices=[*parts, *trained, []])

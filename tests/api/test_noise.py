@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -29,6 +30,17 @@ def test_an_image_gets_the_same_noise_alone_and_in_any_batch(method: str) -> Non
     for order in (indices, sorted(indices), indices[::-1], indices[1:3]):
         together = _draw(7, order, method)
         assert all(torch.equal(row, alone[i]) for i, row in zip(order, together, strict=True))
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**63 - 1])
+def test_the_noise_of_an_image_is_the_philox_stream_of_its_seed_and_index(seed: int) -> None:
+    stream = np.random.Generator(np.random.Philox(key=np.array([seed, 26], dtype=np.uint64)))
+    noise = Noise(seed, [3, 26])
+    for like in (torch.zeros(2, 3, 5, 7), torch.zeros(2)):
+        shape = like.shape[1:]
+        normal, uniform = noise.normal_like(like)[1], noise.uniform_like(like)[1]
+        assert torch.equal(normal, torch.as_tensor(stream.standard_normal(shape, dtype=np.float32)))
+        assert torch.equal(uniform, torch.as_tensor(stream.random(shape, dtype=np.float32)))
 
 
 def test_later_draws_do_not_depend_on_the_batch_either() -> None:

@@ -62,6 +62,42 @@ def test_a_surrogate_is_attacked_in_addition_to_the_pipeline(run) -> None:
     assert row["error"] >= by["unmasked"]
 
 
+@pytest.mark.parametrize(
+    ("attack", "threat", "dropped"),
+    [
+        ({"name": "fgsm", "eps": 0.05}, "gray-box", ("bpda-identity",)),
+        ({"name": "fgsm", "eps": 0.05}, "white-box", ("bpda-identity", "bpda-mimic", "bank")),
+        (PGD | {"eps": 0.05}, "white-box", ("bpda-mimic", "bank")),  # another random start is another attack
+    ],
+)
+def test_the_identity_is_attacked_without_replacements_of_its_gradient(
+    run, attack: dict[str, Any], threat: str, dropped: tuple[str, ...]
+) -> None:
+    same_without_declaration = {"name": "shift", "strength": 0.0}
+    records = run(
+        defenses=["identity", {"chain": ["identity", "identity"]}, same_without_declaration],
+        attacks=[attack],
+        threats=[threat],
+    )
+    every = routes(records.loc["shift"])
+    kept = {name: error for name, error in every.items() if not name.endswith(dropped)}
+    assert kept.keys() < every.keys()
+    for name in ("identity", "identity+identity"):
+        assert routes(records.loc[name]) == kept
+        assert records.loc[name, "error"] == records.loc["shift", "error"]
+
+
+def test_an_identity_that_changes_images_fails_even_if_clean_images_stay(run) -> None:
+    row = run(defenses=[{"name": "declared-identity", "how": "masks"}]).loc["declared-identity"]
+    assert row["status"] == "failed"
+    assert "declares `is_identity = True` but changed an image" in row["reason"]
+
+
+def test_an_identity_cannot_hide_its_gradient(run) -> None:
+    records = run(defenses=["identity", {"name": "declared-identity", "how": "detached"}])
+    assert routes(records.loc["declared-identity"]) == routes(records.loc["identity"])
+
+
 def test_a_latent_space_is_searched_by_the_attack_that_needs_one(run) -> None:
     attack = {"name": "on-manifold", "eps": 4.0, "distance": "l2", "steps": 60}
     records = run(

@@ -100,9 +100,9 @@ def test_the_properties_of_a_chain_follow_from_its_parts() -> None:
     for fact in ("trainable", "stochastic"):
         assert getattr(purifier(plain, {fact: True}, plain), fact)
         assert not getattr(purifier(plain, plain), fact)
-    placebo = {"control": True}
-    assert purifier(placebo, placebo).control
-    assert not purifier(placebo, plain).control
+    for fact in ("control", "is_identity"):
+        assert getattr(purifier({fact: True}, {fact: True}), fact)
+        assert not getattr(purifier({fact: True}, plain), fact)
     decides = {"decides_label": True}
     assert purifier(plain, decides).decides_label
     assert not purifier(decides, plain).decides_label

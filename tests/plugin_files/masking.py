@@ -1,6 +1,6 @@
 """A plugin file: defenses and an attack that each show that one check, surface or preset works."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 
@@ -192,3 +192,18 @@ class Crawl(Attack[CrawlConfig]):
             (gradient,) = torch.autograd.grad(loss, current)
             current = (current + 0.03 * gradient.sign()).clamp(0, 1).detach()
         return torch.clamp(current, x - self.config.eps, x + self.config.eps)
+
+
+class DeclaredIdentityConfig(Config):
+    how: Literal["detached", "masks"] = infer("detached")
+
+
+@defense("declared-identity")
+class DeclaredIdentity(Defense[DeclaredIdentityConfig]):
+    """Declares that it returns its input, but has no gradient, or rounds all images except clean ones."""
+
+    is_identity = True
+
+    def purify(self, x, noise):
+        is_clean = bool((x * 15 == (x * 15).round()).all())
+        return x.detach() if self.config.how == "detached" or is_clean else x.round()

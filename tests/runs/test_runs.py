@@ -143,7 +143,7 @@ def test_a_sweep_shares_one_gradient(constructed: Path, tmp_path: Path) -> None:
 def test_passes_of_pgd_are_counted(constructed: Path, tmp_path: Path) -> None:
     grid = GRID | {
         "attacks": [{"name": "pgd", "eps": 0.1, "steps": 5, "restarts": 2}],
-        "defenses": ["identity"],
+        "defenses": ["round8"],
     }
     _run(grid, constructed, tmp_path / "store", tmp_path / "out")
     records = pd.read_csv(tmp_path / "out" / "records.csv").set_index("threat")

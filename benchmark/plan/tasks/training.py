@@ -147,6 +147,11 @@ class PurifierSpec:
         return all(defense.control for defense in self.runs)
 
     @property
+    def is_identity(self) -> bool:
+        """Whether it returns its input, as each stage declares. `PurifierModule` checks every call."""
+        return all(defense.is_identity for defense in self.runs)
+
+    @property
     def decides_label(self) -> bool:
         """Whether the last stage decides the label; earlier stages only change the input of the last one."""
         return self.parts[-1].defense.decides_label

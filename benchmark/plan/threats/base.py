@@ -209,11 +209,17 @@ def crafts_through_pipeline(setting: Setting, purifier: PurifierSpec) -> dict[st
     2018) with the identity and, if the attacker can train one, with a network. An attack that is itself
     trained against each surface is not run through the network. Attacks without gradients have the exact
     route only, because BPDA does not change the forward pass.
+
+    If the purifier is the identity, BPDA with the identity has the exact gradient. It stays for attacks that
+    depend on a seed, because it is a further start with another seed. A network can only add an error to the
+    exact gradient and is left out.
     """
     forms = {"exact": surface_forms.PIPELINE}
-    if setting.attack.uses == "gradients":
-        forms["bpda-identity"] = surface_forms.BPDA_IDENTITY
-        if isinstance(setting.config, PurifiedSetConfig) and not setting.attack.trainable:
+    attack, identity = setting.attack, purifier.is_identity
+    if attack.uses == "gradients":
+        if attack.seeded or not identity:
+            forms["bpda-identity"] = surface_forms.BPDA_IDENTITY
+        if isinstance(setting.config, PurifiedSetConfig) and not (attack.trainable or identity):
             forms["bpda-mimic"] = surface_forms.BPDA_NETWORK
     surfaces = {route: setting.surface(form, purifier) for route, form in forms.items()}
     convergence = setting.convergence(*surfaces.values())

@@ -14,7 +14,7 @@ from benchmark.plan.threats.transfer import Transfer
 class WhiteBox(Threat):
     """The attacker knows everything: target, defense, and all weights.
 
-    The pipeline is always attacked through several surfaces, whatever the defense declares:
+    The pipeline is attacked through several surfaces:
     - the exact gradient;
     - BPDA: the backward pass replaces the purifier by the identity, or by a trained network;
     - a start from the target-only image, for attacks that accept a start, and that image itself;
@@ -22,7 +22,9 @@ class WhiteBox(Threat):
     - the clean image;
     - the surrogates that the plugin offers. They can only add errors.
 
-    Each image counts at its worst candidate.
+    Each image counts at its worst candidate. A purifier that is the identity has no gradient to replace. The
+    network and the purified training images are left out, and BPDA with the identity if its images are those
+    of the exact gradient.
     """
 
     name = "white-box"
@@ -57,7 +59,8 @@ class WhiteBox(Threat):
             if attack.takes_start:
                 routes.append(("from-target-only", setting.craft(surface_forms.PIPELINE, start=target_only)))
             if attack.uses == "gradients" and not attack.trainable:
-                routes.append(("bank", setting.craft(surface_forms.PURIFIED_SET)))
+                if not setting.purifier.is_identity:
+                    routes.append(("bank", setting.craft(surface_forms.PURIFIED_SET)))
                 surrogates = [name for defense in defenses for name in defense.surrogates]
         routes += [(name, setting.craft(surface_forms.surrogate_form(name))) for name in surrogates]
         return tuple(setting.candidate(*route) for route in routes)

@@ -1,0 +1,43 @@
+"""A plugin file: defenses that end or hold up the process that runs them."""
+
+import os
+import signal
+import time
+
+from benchmark.api import Config, Defense, defense
+
+
+@defense("deadly")
+class Deadly(Defense[Config]):
+    """Kills its process, as the system does if memory runs out."""
+
+    def purify(self, x, noise):
+        os.kill(os.getpid(), signal.SIGKILL)
+        return x
+
+
+@defense("stalled")
+class Stalled(Defense[Config]):
+    """Never comes to an end."""
+
+    def purify(self, x, noise):
+        time.sleep(3600)
+        return x
+
+
+@defense("talkative")
+class Talkative(Defense[Config]):
+    """Prints a line."""
+
+    def purify(self, x, noise):
+        print("a line from the plugin")
+        return x
+
+
+@defense("slow")
+class Slow(Defense[Config]):
+    """Takes its time, so that a test can act while it runs."""
+
+    def purify(self, x, noise):
+        time.sleep(0.05)
+        return x

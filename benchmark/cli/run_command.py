@@ -14,6 +14,7 @@ from benchmark.errors import StoppedError, UserError
 
 if TYPE_CHECKING:
     from benchmark.execution.executor import Limits
+    from benchmark.runs import CompletedRun, PlannedRun
 
 Grid = Annotated[str, typer.Option("--grid", help="A grid file, or the name of a built-in grid.")]
 Out = Annotated[
@@ -84,10 +85,8 @@ def run(
     from rich.console import Console
 
     from benchmark.cli.progress import display_for
-    from benchmark.cli.summary import dry_run_summary, failure_summary, run_summary
+    from benchmark.cli.summary import dry_run_summary
     from benchmark.execution.devices import worker_count
-    from benchmark.report import write_report
-    from benchmark.report.images import StoredImages
     from benchmark.runs import execute_run, plan_run
 
     observer = display_for(Console())
@@ -120,6 +119,15 @@ def run(
             least_seconds=_SMALL_RUN if workers == "auto" else 0.0,
             limits=_limits(max_hours, task_minutes),
         )
+    _report(planned, completed)
+
+
+def _report(planned: PlannedRun, completed: CompletedRun) -> None:
+    """Write the report of a run and print its summary; exit status 1 if cells failed."""
+    from benchmark.cli.summary import failure_summary, run_summary
+    from benchmark.report import write_report
+    from benchmark.report.images import StoredImages
+
     images = StoredImages(planned.context, planned.plan.cells)
     page = write_report(completed.out, images, completed.out / "report.html")
     typer.echo("\n".join(run_summary(completed, page)))

@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: quick test lint lock costs speed strength masks docs clean install
+.PHONY: quick test lint lock costs speed faults strength masks docs clean install
 
 quick: $(STAMP)
 	$(BIN)/bench run --grid quick
@@ -27,6 +27,9 @@ lint: $(STAMP)
 
 lock: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.lock
+
+faults: $(STAMP)
+	$(BIN)/python -m studies.faults
 
 strength: $(STAMP)
 	$(BIN)/python -m studies.strength

@@ -119,7 +119,7 @@ def plan_run(
     layers = default_layers(observer.warn) if zoo else ()
     open_store = Store(str(store or default_store()), observer.warn, layers)
     root, trusted = Path(data or default_data()), read_trust(trust, plugins)
-    kept = {name: [value] if isinstance(value, str) else value for name, value in (only or {}).items()}
+    kept = {name: [value] if isinstance(value, str) else list(value) for name, value in (only or {}).items()}
     missing_datasets: list[str] = []
     absent, datasets = (missing_datasets if plan_only else None), kept.get("dataset", ())
     blocks = resolve(grid, registry, root, trusted, only=datasets, missing=absent, warn=observer.warn)
@@ -195,9 +195,11 @@ def execute_run(
         least_seconds: It also does so if all tasks together are expected to take less time than this.
 
     Raises:
-        UserError: `out` cannot be written.
+        UserError: `out` cannot be written, or `workers` is not a number from 1.
         StoppedError: The time of the run is over. The same call continues it.
     """
+    if not isinstance(workers, int) or workers < 1:
+        raise UserError(f"`workers` is a number from 1, got {workers!r}")
     make_output_folder(out)
     with fixed_threads(planned.threads):
         cells, context = planned.plan.cells, planned.context

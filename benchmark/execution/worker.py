@@ -6,7 +6,6 @@ import faulthandler
 import os
 import queue
 import signal
-import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -28,17 +27,22 @@ _REPORT_SECONDS = 0.2
 def main(descriptor: int) -> None:
     """Plan the run that the driver sends, then run the tasks whose keys it sends, until it hangs up."""
     faulthandler.enable()
+    # No child process of a plugin may keep the connection open: its end is how the driver sees ours.
+    os.set_inheritable(descriptor, False)
+    os.register_at_fork(after_in_child=lambda: os.close(descriptor))
     connection = Connection(descriptor)
     plan_run: PlanRun = connection.recv()
     keys: queue.SimpleQueue[Sequence[str]] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(connection, keys), daemon=True).start()
+    reports = _Reports(connection)
     try:
-        plan = plan_run(_Reports(connection))
+        plan = plan_run(reports)
     except Exception as error:  # planning imports plugins, which may raise anything
         reason = str(error) if isinstance(error, UserError) else format_exception(error)
         connection.send(("broken", f"a worker process cannot plan the run: {reason}"))
         return
     connection.send(("ready",))
+    reports.is_planning = False
     with fixed_threads(plan.threads):
         while True:
             unit = keys.get()
@@ -65,14 +69,18 @@ def _receive(connection: Connection, keys: queue.SimpleQueue[Sequence[str]]) -> 
         try:
             keys.put(connection.recv())
         except (EOFError, OSError):
-            sys.stdout.flush()
             os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
 class _Reports(Observer):
-    """Sends notes, warnings and the progress of trainings to the driver."""
+    """Sends notes, warnings and the progress of trainings to the driver.
+
+    Attributes:
+        is_planning: Messages are dropped, because the driver has planned the same run and has said the same.
+    """
 
     def __init__(self, connection: Connection) -> None:
+        self.is_planning = True
         self._connection = connection
         self._last = 0.0
 
@@ -82,7 +90,11 @@ class _Reports(Observer):
             self._connection.send(("training", task.key, done, total, dict(figures)))
 
     def note(self, message: str) -> None:
-        self._connection.send(("message", message, False))
+        self._send(message, is_warning=False)
 
     def warn(self, message: str) -> None:
-        self._connection.send(("message", message, True))
+        self._send(message, is_warning=True)
+
+    def _send(self, message: str, *, is_warning: bool) -> None:
+        if not self.is_planning:
+            self._connection.send(("message", message, is_warning))

@@ -40,6 +40,8 @@ PlanRun = Callable[[Observer], WorkerPlan]
 
 _START = "import sys; sys.path[:] = {path!r}; from benchmark.execution.worker import main; main({descriptor})"
 _LINES = 20
+_LONGEST_LINE = 10_000
+"""Bytes; longer lines of a plugin are broken."""
 _ENDING_SECONDS = 2.0
 _FAILED_STARTS = 3
 """So many workers that end one after another before they are ready are no accident."""
@@ -78,14 +80,24 @@ class LocalWorkers(Executor):
         sources += [worker.output for worker in self._workers if not worker.is_silent]
         changed: list[Any] = wait(sources, timeout)
         for worker in [w for w in self._workers if w.connection in changed or w.output in changed]:
+            was_ready = worker.is_ready
             yield from worker.read()
-            if worker.is_ready:
+            if worker.is_ready and not was_ready:
                 self._failed_starts = 0
             if worker.has_ended:
                 self._workers.remove(worker)
                 self._failed_starts += not worker.is_ready
                 if self._failed_starts == _FAILED_STARTS:
-                    raise _error(f"worker processes end while they start, {worker.cause()}")
+                    yield self._with_fewer(worker)
+
+    def _with_fewer(self, failed: _Worker) -> Message:
+        """Go on with the workers that could be started."""
+        ready = sum(worker.is_ready for worker in self._workers)
+        fault = f"worker processes end while they start, {failed.cause()}"
+        if not ready:
+            raise _error(fault)
+        self.slots, self._failed_starts = ready, 0
+        return Message(f"{fault}; the run continues with {ready}", is_warning=True)
 
     def cancel(self, unit: Unit) -> None:
         for worker in self._workers:
@@ -117,9 +129,10 @@ class _Worker:
 
     def __init__(self, plan_run: PlanRun, environment: Mapping[str, str]) -> None:
         self.connection, other_end = Pipe()
-        code = _START.format(path=sys.path, descriptor=other_end.fileno())
+        path = [entry for entry in sys.path if isinstance(entry, str)]
+        code = _START.format(path=path, descriptor=other_end.fileno())
         self._process = subprocess.Popen(
-            [sys.executable, "-c", code],
+            [sys.executable, "-u", "-c", code],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -133,12 +146,13 @@ class _Worker:
         os.set_blocking(self.output.fileno(), False)
         self.unit: Unit | None = None
         self.is_silent = self.has_ended = self.is_ready = False
+        self._began = False
         self._partial = b""
         self._last_lines: deque[str] = deque(maxlen=_LINES)
         self._send(plan_run)
 
     def run(self, unit: Unit) -> None:
-        self.unit = unit
+        self.unit, self._began = unit, False
         self._send([task.key for task in unit.tasks])
 
     def read(self) -> Iterator[Event]:
@@ -149,15 +163,17 @@ class _Worker:
             yield from self._event(kind, details)
         if ended:
             self.has_ended = True
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_ENDING_SECONDS)  # it may be about to end
             self.kill()
             self._process.wait()
             yield from self._read_output()
             if self.unit is not None:
-                yield Died(self.unit, self.cause(), began=self.is_ready)
+                yield Died(self.unit, self.cause(), began=self._began)
 
     def kill(self) -> None:
         """End the process and the processes that it has started."""
-        with suppress(ProcessLookupError):  # it has ended already
+        with suppress(ProcessLookupError, PermissionError):  # it has ended already
             os.killpg(self._process.pid, signal.SIGKILL)
 
     def end(self, deadline: float) -> None:
@@ -188,6 +204,7 @@ class _Worker:
             case "ready", [], _:
                 self.is_ready = True
             case "began", [], Unit() as unit:
+                self._began = True
                 yield Began(unit)
             case "broken", [reason], _:
                 raise _error(reason)
@@ -214,10 +231,10 @@ class _Worker:
         except BlockingIOError:
             pass
         *lines, self._partial = (self._partial + content).split(b"\n")
-        if self.is_silent and self._partial:
+        if self._partial and (self.is_silent or len(self._partial) > _LONGEST_LINE):
             lines, self._partial = [*lines, self._partial], b""
         for line in lines:
-            text = line.decode(errors="replace")
+            text = line[:_LONGEST_LINE].decode(errors="replace")
             self._last_lines.append(text)
             yield Message(text, is_warning=False)
 

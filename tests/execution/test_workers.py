@@ -106,13 +106,17 @@ def test_workers_give_the_same_figures(alone: Path, tmp_path: Path) -> None:
 
 def test_a_task_that_kills_its_worker_fails_alone(tmp_path: Path) -> None:
     lines, few = Lines(), {"datasets": [{"name": "digits", "n": 20}], "attacks": GRID["attacks"][:1]}
-    completed = run(tmp_path, lines, **few, defenses=["deadly", "shift", "talkative"], threats=["black-box"])
+    completed = run(
+        tmp_path, lines, **few, defenses=["deadly", "parent", "shift", "talkative"], threats=["black-box"]
+    )
     records = untimed(tmp_path)
     deadly = records[records["defense"] == "deadly"]
     assert set(deadly["status"]) == {"failed"}
     assert deadly["reason"].str.contains("its worker process ended twice.*SIGKILL").all()
-    assert set(records[records["defense"] != "deadly"]["status"]) == {"ok"}
-    assert len(completed.failed) == len(deadly)
+    parent = records[records["defense"] == "parent"]
+    assert parent["reason"].str.contains("exit status 3: before the end").all()
+    assert set(records[records["defense"].isin(["shift", "talkative"])]["status"]) == {"ok"}
+    assert len(completed.failed) == len(deadly) + len(parent)
     assert "a line from the plugin" in lines.notes
 
 
@@ -159,6 +163,12 @@ def test_a_worker_that_plans_another_run_is_an_error(tmp_path: Path) -> None:
     plugin.write_text(PLUGINS[0].read_text().replace("1e4", "1e5"))
     with pytest.raises(UserError, match="plans another run"):
         execute_run(planned, Silent(), tmp_path / "out", workers=2)
+
+
+@pytest.mark.parametrize("workers", [0, -1, "2"])
+def test_a_wrong_number_of_workers_is_refused(workers: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="number from 1"):
+        run(tmp_path, workers=workers)
 
 
 @pytest.fixture

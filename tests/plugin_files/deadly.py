@@ -36,8 +36,21 @@ class Talkative(Defense[Config]):
 
 @defense("slow")
 class Slow(Defense[Config]):
-    """Takes its time, so that a test can act while it runs."""
+    """Takes its time, so that a test can act while it runs, and prints."""
 
     def purify(self, x, noise):
+        print("still here")
         time.sleep(0.05)
         return x
+
+
+@defense("parent")
+class Parent(Defense[Config]):
+    """Ends its process, but not the child that it has started."""
+
+    def purify(self, x, noise):
+        if os.fork() == 0:
+            time.sleep(60)
+            os._exit(0)
+        print("before the end")
+        os._exit(3)

@@ -382,15 +382,15 @@ def _white_box(eot: int | None) -> list[Any]:
 def test_eot_is_in_the_row_and_in_the_number_of_purifications(constructed: Path, tmp_path: Path) -> None:
     purifies: dict[int, dict[str, float]] = {}
     for eot in (1, 3):
-        _, records = _run(constructed, tmp_path, defenses=["noisy", "identity"], threats=_white_box(eot))
+        _, records = _run(constructed, tmp_path, defenses=["noisy", "median"], threats=_white_box(eot))
         assert {json.loads(config)["eot"] for config in records["threat_config"]} == {eot}
         purifies[eot] = dict(zip(records["defense"], records["purifies"], strict=True))
         flags = dict(zip(records["defense"], records["flags"].fillna(""), strict=True))
         assert "few-draws" in flags["noisy"].split()
-        assert "few-draws" not in flags["identity"].split()
-    assert purifies[1]["noisy"] == purifies[1]["identity"] > 0
+        assert "few-draws" not in flags["median"].split()
+    assert purifies[1]["noisy"] == purifies[1]["median"] > 0
     assert purifies[3]["noisy"] == 3 * purifies[1]["noisy"]
-    assert purifies[3]["identity"] == purifies[1]["identity"]
+    assert purifies[3]["median"] == purifies[1]["median"]
 
 
 def test_ten_draws_are_the_default_and_do_not_change_attacks_on_a_deterministic_defense(

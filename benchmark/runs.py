@@ -206,11 +206,13 @@ def execute_run(
         plan, external = _with_external(planned, external_entries(out))
 
         def make_executor(seconds: float) -> Executor:
-            if limits is None and (workers == 1 or seconds < least_seconds):
+            if limits is None and seconds < least_seconds:
                 return InProcess(context)
-            return local_workers(planned, out, workers)  # with limits: this process could not be stopped
+            return local_workers(planned, out, workers)
 
-        execution = execute(plan, context, observer, make_executor, limits)
+        # with limits always apart, because a task in this process could not be stopped
+        apart = make_executor if workers > 1 or limits is not None else None
+        execution = execute(plan, context, observer, apart, limits)
         records: list[Row] = []
         substitutes: list[Row] = []
         compared = []

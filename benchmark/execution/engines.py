@@ -43,14 +43,10 @@ class Failed:
 
 @dataclass(frozen=True)
 class Died:
-    """The process that ran a unit has ended, for `reason`; it is unknown whose fault that is.
-
-    `began` is False if the process ended before it came to the unit.
-    """
+    """The process of a unit has ended, for `reason`; it is unknown whose fault that is."""
 
     unit: Unit
     reason: str
-    began: bool
 
 
 @dataclass(frozen=True)
@@ -91,7 +87,8 @@ class Executor(ABC):
     def events(self, timeout: float | None) -> Iterator[Event]:
         """What has happened; waits for the next event, at most `timeout` seconds if it is not None.
 
-        For each submitted unit there is one `Began`, and then one `Finished`, `Failed` or `Died`.
+        For each submitted unit there is one `Began`, and then one `Finished`, `Failed` or `Died`. If its
+        process ends before it comes to the unit, there is only `Died`.
         """
 
     @abstractmethod

@@ -207,16 +207,16 @@ class _Driver:
                     self._observer.finished(task, seconds / len(unit.tasks))
             case Failed(unit, failure):
                 self._fail(unit, failure)
-            case Died(unit, reason, began):
-                self._bury(unit, reason, began)
+            case Died(unit, reason):
+                self._bury(unit, reason)
             case TrainingStep(task, done, total, metrics):
                 self._observer.training(task, done, total, metrics)
             case Message(text, is_warning):
                 (self._observer.warn if is_warning else self._observer.note)(text)
 
-    def _bury(self, unit: Unit, reason: str, began: bool) -> None:
+    def _bury(self, unit: Unit, reason: str) -> None:
         """Run a unit whose process has ended once more, or let it fail."""
-        self._deaths[unit] += began
+        self._deaths[unit] += self._started[unit] < float("inf")  # else the unit cannot be at fault
         if unit in self._late:
             limit = self._limits.task_seconds
             self._fail(unit, Failure(f"it took longer than {limit:g} s and was stopped"))

@@ -146,13 +146,12 @@ class _Worker:
         os.set_blocking(self.output.fileno(), False)
         self.unit: Unit | None = None
         self.is_silent = self.has_ended = self.is_ready = False
-        self._began = False
         self._partial = b""
         self._last_lines: deque[str] = deque(maxlen=_LINES)
         self._send(plan_run)
 
     def run(self, unit: Unit) -> None:
-        self.unit, self._began = unit, False
+        self.unit = unit
         self._send([task.key for task in unit.tasks])
 
     def read(self) -> Iterator[Event]:
@@ -169,7 +168,7 @@ class _Worker:
             self._process.wait()
             yield from self._read_output()
             if self.unit is not None:
-                yield Died(self.unit, self.cause(), began=self._began)
+                yield Died(self.unit, self.cause())
 
     def kill(self) -> None:
         """End the process and the processes that it has started."""
@@ -204,7 +203,6 @@ class _Worker:
             case "ready", [], _:
                 self.is_ready = True
             case "began", [], Unit() as unit:
-                self._began = True
                 yield Began(unit)
             case "broken", [reason], _:
                 raise _error(reason)

@@ -12,6 +12,7 @@ from typing import Any
 
 from benchmark.errors import BudgetError, Failure, PluginError, UserError
 from benchmark.execution.context import ExecutionContext
+from benchmark.execution.costs import CostModel
 from benchmark.execution.devices import gpu_environments, pick_device
 from benchmark.execution.dispatch import code_of, recompute_lost
 from benchmark.execution.engines import Executor, InProcess
@@ -26,6 +27,7 @@ from benchmark.plan.garbage_collection import collector_paused
 from benchmark.plan.grid import Grid, load_grid
 from benchmark.plan.plan import Plan, make_plan
 from benchmark.plan.resolve import resolve
+from benchmark.plugins.fingerprint import fingerprint
 from benchmark.plugins.opened_files import merge_opened
 from benchmark.plugins.registry import default_registry
 from benchmark.plugins.trust import read_trust
@@ -39,6 +41,7 @@ from benchmark.results.outcomes_file import OutcomesFile
 from benchmark.results.records import Result, make_record
 from benchmark.results.run_metadata import run_metadata
 from benchmark.results.substitutes import substitute_rows
+from benchmark.results.up_to_date import digest_of_inputs, note_inputs, unchanged_records
 from benchmark.storage.environment import environment, fixed_threads
 from benchmark.storage.store import Store, default_data, default_store
 from benchmark.storage.zoo_layers import default_layers
@@ -68,11 +71,16 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class CompletedRun:
-    """A run whose files are written; some of its cells may have failed."""
+    """A run whose files are written; some of its cells may have failed.
+
+    Attributes:
+        unchanged: Whether the files of an earlier run were up to date, so that they were kept.
+    """
 
     out: Path
     records: list[Row]
     execution: Execution
+    unchanged: bool = False
 
     @property
     def failed(self) -> list[Row]:
@@ -117,7 +125,7 @@ def plan_run(
     grid = load_grid(source, registry, folder)
     torch_device = pick_device(device)
     layers = default_layers(observer.warn) if zoo else ()
-    open_store = Store(str(store or default_store()), observer.warn, layers)
+    results = Store(str(store or default_store()), observer.warn, layers)
     root, trusted = Path(data or default_data()), read_trust(trust, plugins)
     kept = {name: [value] if isinstance(value, str) else list(value) for name, value in (only or {}).items()}
     missing_datasets: list[str] = []
@@ -128,11 +136,10 @@ def plan_run(
         grid = replace(grid, name=f"{grid.name}-only")
     budget = float("inf") if grid.budget is None else grid.budget
     origin = Provenance(registry, code_of, environment(torch_device, threads))
-    context = ExecutionContext(
-        registry, open_store, root, torch_device, observer.training, origin, budget, trusted, reuse
-    )
+    limits = (budget, trusted, reuse, grid.resources)
+    context = ExecutionContext(registry, results, root, torch_device, observer.training, origin, *limits)
     digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
-    options = {"data": root, "store": open_store.url, "device": device, "plugins": paths, "only": kept}
+    options = {"data": root, "store": results.url, "device": device, "plugins": paths, "only": kept}
     options |= {"sanity": sanity, "trust": trust, "reuse": reuse, "threads": threads, "zoo": zoo}
     return PlannedRun(grid, plan, context, kept, sanity, digests, missing_datasets, threads, options)
 
@@ -202,8 +209,13 @@ def execute_run(
         raise UserError(f"`workers` is a number from 1, got {workers!r}")
     make_output_folder(out)
     with fixed_threads(planned.threads):
-        cells, context = planned.plan.cells, planned.context
+        context = planned.context
         plan, external = _with_external(planned, external_entries(out))
+        inputs = _digest_of_inputs(planned, plan, out)
+        if inputs is not None and (unchanged := unchanged_records(out, inputs)) is not None:
+            observer.begin([], plan.tasks, 1, CostModel())
+            observer.end()
+            return CompletedRun(out, unchanged, Execution(), unchanged=True)
 
         def make_executor(seconds: float) -> Executor:
             if limits is None and seconds < least_seconds:
@@ -213,30 +225,74 @@ def execute_run(
         # with limits always apart, because a task in this process could not be stopped
         apart = make_executor if workers > 1 or limits is not None else None
         execution = execute(plan, context, observer, apart, limits)
-        records: list[Row] = []
-        substitutes: list[Row] = []
-        compared = []
-        with OutcomesFile(out / "outcomes.parquet") as file:
-            for cell in cells:
-                result, rows = _read_cell(cell, execution.failures, external.get(cell.key, ()), context)
-                records.append(result.record)
-                substitutes += rows
-                file.add(cell, result)
-                for one, its_result in ((cell, result), *result.external):
-                    if (outcomes := cell_outcomes(one, its_result)) is not None:
-                        compared.append(outcomes)
-        for title, names in merge_opened([context.opened(s) for cell in cells for s in cell.scores]).items():
-            observer.warn(f"{title}: {', '.join(names)} is used and is no parameter (doubt undeclared-file)")
-        add_flags(compared)
-        write_csv(out / "records.csv", RECORD_COLUMNS, records)
-        write_csv(out / "leaderboard.csv", LEADERBOARD_COLUMNS, leaderboard(compared))
-        if substitutes:
-            write_csv(out / "substitutes.csv", SUBSTITUTE_COLUMNS, substitutes)
-        only = {name: sorted(values) for name, values in planned.only.items()}
-        settings = {"only": only, "sanity": planned.sanity, "plugins": dict(planned.plugins)}
-        write_json(out / "run.json", run_metadata(planned.grid, cells, context, out, settings))
-        write_text(out / "tables.md", read_tables(out))
+        with collector_paused():
+            records = _write_results(planned, execution.failures, external, observer, out)
+        note_inputs(out, _digest_of_inputs(planned, plan, out), RESULT_FILES)
     return CompletedRun(out, records, execution)
+
+
+def _digest_of_inputs(planned: PlannedRun, plan: Plan, out: Path) -> str | None:
+    """Identifies everything that the files of a run are made from; None if a result is missing."""
+    entries = {entry.entry for block in planned.grid.blocks for entry in block.entries}
+    code = {f"{entry.kind} {entry.name}": entry.fingerprint() for entry in entries}
+    settings = {
+        "code": code | {"": fingerprint(Path(__file__), __name__)},
+        "grid": planned.grid.data,
+        "name": planned.grid.name,
+        "settings": _settings(planned),
+        "environment": planned.context.provenance.environment,
+        "external": [vars(entry) for entry in external_entries(out)],
+    }
+    return digest_of_inputs(plan, planned.context, settings)
+
+
+def _settings(planned: PlannedRun) -> dict[str, Any]:
+    only = {name: sorted(values) for name, values in planned.only.items()}
+    return {"only": only, "sanity": planned.sanity, "plugins": dict(planned.plugins)}
+
+
+RESULT_FILES = (
+    "records.csv",
+    "leaderboard.csv",
+    "substitutes.csv",
+    "outcomes.parquet",
+    "tables.md",
+    "run.json",
+)
+"""The files that a run may write to its folder."""
+
+
+def _write_results(
+    planned: PlannedRun,
+    failures: Mapping[str, Failure],
+    external: Mapping[str, Sequence[Cell]],
+    observer: Observer,
+    out: Path,
+) -> list[Row]:
+    """Write the files of a run to the folder `out`; `failures` are those of tasks, by key."""
+    cells, context = planned.plan.cells, planned.context
+    records: list[Row] = []
+    substitutes: list[Row] = []
+    compared = []
+    with OutcomesFile(out / "outcomes.parquet") as file:
+        for cell in cells:
+            result, rows = _read_cell(cell, failures, external.get(cell.key, ()), context)
+            records.append(result.record)
+            substitutes += rows
+            file.add(cell, result)
+            for one, its_result in ((cell, result), *result.external):
+                if (outcomes := cell_outcomes(one, its_result)) is not None:
+                    compared.append(outcomes)
+    for title, names in merge_opened([context.opened(s) for cell in cells for s in cell.scores]).items():
+        observer.warn(f"{title}: {', '.join(names)} is used and is no parameter (doubt undeclared-file)")
+    add_flags(compared)
+    write_csv(out / "records.csv", RECORD_COLUMNS, records)
+    write_csv(out / "leaderboard.csv", LEADERBOARD_COLUMNS, leaderboard(compared))
+    if substitutes:
+        write_csv(out / "substitutes.csv", SUBSTITUTE_COLUMNS, substitutes)
+    write_json(out / "run.json", run_metadata(planned.grid, cells, context, out, _settings(planned)))
+    write_text(out / "tables.md", read_tables(out))
+    return records
 
 
 def _read_cell(

@@ -13,9 +13,10 @@ from typing import Any, Literal
 from benchmark.api.dataset import Dataset
 from benchmark.api.target import Target
 from benchmark.errors import UserError
-from benchmark.execution import dispatch as perform
+from benchmark.execution.dispatch import code_of
 from benchmark.execution.observer import Silent
 from benchmark.plan.grid import builtin_grids
+from benchmark.plan.tasks import TASK_TYPES
 from benchmark.plan.threats import THREATS
 from benchmark.plugins.fingerprint import fingerprint
 from benchmark.plugins.plugin import Config
@@ -71,8 +72,8 @@ def title(entry: Entry) -> str:
 def _versions(builtin: Iterable[Entry]) -> Iterator[tuple[str, dict[str, Any]]]:
     for entry in builtin:
         yield title(entry), {"version": entry.load().version, "code": entry.fingerprint()[:16]}
-    for kind in perform.KINDS:
-        code = perform.code_of(kind)[:16]
+    for kind in TASK_TYPES:
+        code = code_of(kind)[:16]
         yield f"task {kind.kind}", {"version": kind.version, "code": code}
     for name, threat in THREATS.items():
         path = Path(__import__(threat.__module__, fromlist=["_"]).__file__)

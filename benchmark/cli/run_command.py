@@ -87,6 +87,7 @@ def run(
     from benchmark.cli.progress import display_for
     from benchmark.cli.summary import dry_run_summary
     from benchmark.execution.devices import worker_count
+    from benchmark.execution.resources import ResourceModel
     from benchmark.runs import execute_run, plan_run
 
     observer = display_for(Console())
@@ -108,7 +109,9 @@ def run(
     if dry_run:
         typer.echo("\n".join(dry_run_summary(planned)))
         return
-    count = worker_count(workers, planned.context.device, threads)
+    context = planned.context
+    per_gpu = ResourceModel(context.registry, context.resources).per_gpu(planned.plan.tasks)
+    count = worker_count(workers, context.device, threads, per_gpu)
     folder = out or Path("results/runs") / planned.grid.name
     with _stops():
         completed = execute_run(
@@ -128,12 +131,17 @@ def _report(planned: PlannedRun, completed: CompletedRun) -> None:
     from benchmark.report import write_report
     from benchmark.report.images import StoredImages
 
-    images = StoredImages(planned.context, planned.plan.cells)
-    page = write_report(completed.out, images, completed.out / "report.html")
+    page = completed.out / "report.html"
+    if not (completed.unchanged and _is_newer(page, completed.out / "run.json")):
+        page = write_report(completed.out, StoredImages(planned.context, planned.plan.cells), page)
     typer.echo("\n".join(run_summary(completed, page)))
     if completed.failed:
         typer.echo("\n".join(failure_summary(completed)), err=True)
         raise typer.Exit(1)
+
+
+def _is_newer(file: Path, other: Path) -> bool:
+    return file.is_file() and file.stat().st_mtime_ns >= other.stat().st_mtime_ns
 
 
 @contextmanager

@@ -16,9 +16,7 @@ from benchmark.plan.grid import builtin_grids
 from benchmark.plan.tasks import Task
 from benchmark.report.tables import read_tables
 from benchmark.results.flags import FLAGS, is_doubt
-from benchmark.runs import CompletedRun, PlannedRun
-
-_FILES = ("records.csv", "leaderboard.csv", "substitutes.csv", "outcomes.parquet", "tables.md", "run.json")
+from benchmark.runs import RESULT_FILES, CompletedRun, PlannedRun
 
 
 def dry_run_summary(planned: PlannedRun) -> Iterator[str]:
@@ -73,7 +71,7 @@ def run_summary(completed: CompletedRun, report: Path) -> Iterator[str]:
     yield read_tables(completed.out, kinds=("errors", "fidelity"))
     counts = Counter(row["status"] for row in completed.records)
     yield "cells: " + ", ".join(f"{count} {status}" for status, count in counts.items())
-    yield from (f"  {completed.out / name}" for name in _FILES if (completed.out / name).exists())
+    yield from (f"  {completed.out / name}" for name in RESULT_FILES if (completed.out / name).exists())
     yield f"report, to open in a browser: {report}"
     rules = {f"{row['defense']}: {row['eligible']}": None for row in completed.records if row["eligible"]}
     if rules:

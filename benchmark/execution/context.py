@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from benchmark.plan.dataset_access import own_places, places_of, watched, watche
 from benchmark.plan.specs import DatasetSpec, PluginSpec
 from benchmark.plan.tasks import Craft, PurifierSpec, Shard, Task, TrainAttack, TrainDefense, TrainTarget
 from benchmark.plugins.opened_files import UsedPlugins, merge_opened, record_use, watching
+from benchmark.plugins.plugin import Resources
 from benchmark.plugins.registry import Registry
 from benchmark.plugins.trust import NO_TRUST, Trust
 from benchmark.storage.keys import digest
@@ -64,6 +65,7 @@ class ExecutionContext:
         budget: Forward plus backward passes per image that an attack may use on its surface.
         trusted: The files and packages whose code may run when a classifier is loaded.
         reuse: Which stored results the run uses.
+        resources: What tasks need, by the name of a plugin or of a kind of task, if the grid says it.
     """
 
     registry: Registry
@@ -75,6 +77,7 @@ class ExecutionContext:
     budget: float = float("inf")
     trusted: Trust = NO_TRUST
     reuse: Reuse = "any"
+    resources: Mapping[str, Resources] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._datasets: LRUCache[Dataset[Any]] = LRUCache(4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -37,24 +38,34 @@ def gpu_environments(device: torch.device) -> Sequence[Mapping[str, str]]:
     return [{"CUDA_VISIBLE_DEVICES": name.strip()} for name in names]
 
 
-def worker_count(wanted: str, device: torch.device, threads: int) -> int:
+def worker_count(wanted: str, device: torch.device, threads: int, per_gpu: int = 1) -> int:
     """The number of worker processes for `--workers`: a number, or `auto`.
 
-    `auto` is one per GPU, or on the CPU as many as have `threads` cores each.
+    `auto` is `per_gpu` for each GPU, or on the CPU as many as have `threads` cores each.
 
     Raises:
         UserError: It is neither.
     """
     if wanted == "auto":
-        on_gpus = len(gpu_environments(device))
+        on_gpus = per_gpu * len(gpu_environments(device))
         return on_gpus if device.type == "cuda" else max(1, physical_cores() // threads)
     if wanted.isdecimal() and int(wanted) > 0:
         return int(wanted)
     raise UserError(f"--workers is auto or a number from 1, got {wanted!r}")
 
 
+def total_memory() -> float:
+    """The main memory that this process may use, in GiB; infinity if the system does not say it."""
+    limits = []
+    with suppress(AttributeError, ValueError, OSError):  # no such function on Windows
+        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    with suppress(ValueError, OSError):  # another system, or "max": no limit for the container
+        limits.append(int((_CGROUP / "memory.max").read_text()))
+    return min(limits, default=float("inf")) / 2**30
+
+
 _CPUS = Path("/sys/devices/system/cpu")
-_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+_CGROUP = Path("/sys/fs/cgroup")
 
 
 def physical_cores() -> int:
@@ -68,7 +79,7 @@ def physical_cores() -> int:
     except OSError:
         cores = len(allowed)
     try:
-        quota, period = _QUOTA.read_text().split()
+        quota, period = (_CGROUP / "cpu.max").read_text().split()
         cores = min(cores, max(1, int(quota) // int(period)))
     except (OSError, ValueError):  # another system, or "max": no quota
         pass

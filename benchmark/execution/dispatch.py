@@ -26,7 +26,7 @@ from benchmark.plugins.fingerprint import fingerprint
 
 T = TypeVar("T")
 
-_FUNCTIONS: dict[type[tasks.Task], Callable[..., None]] = {
+FUNCTIONS: dict[type[tasks.Task], Callable[..., None]] = {
     tasks.TrainTarget: train.train_target,
     tasks.TrainDefense: train.train_defense,
     tasks.TrainSubstitute: substitute.train_substitute,
@@ -44,9 +44,6 @@ _FUNCTIONS: dict[type[tasks.Task], Callable[..., None]] = {
     tasks.RandomSearch: diagnostics.search_random_points,
 }
 
-KINDS: tuple[type[tasks.Task], ...] = tuple(_FUNCTIONS)
-"""Every kind of task."""
-
 
 def perform(task: tasks.Task, context: ExecutionContext, *others: tasks.Task) -> None:
     """Run a task and store its result. Needed results that the store has lost are computed first.
@@ -56,7 +53,7 @@ def perform(task: tasks.Task, context: ExecutionContext, *others: tasks.Task) ->
 
     def run() -> None:
         with context.recording():
-            _FUNCTIONS[type(task)](task, context, *others)
+            FUNCTIONS[type(task)](task, context, *others)
 
     recompute_lost(run, context)
 
@@ -82,6 +79,6 @@ def recompute_lost(action: Callable[[], T], context: ExecutionContext) -> T:
 
 def code_of(kind: type[tasks.Task]) -> str:
     """The fingerprint of the code that runs this kind of task, and of everything that it imports."""
-    module = sys.modules[_FUNCTIONS[kind].__module__]
+    module = sys.modules[FUNCTIONS[kind].__module__]
     assert module.__file__ is not None
     return fingerprint(Path(module.__file__), module.__name__)

@@ -23,6 +23,7 @@ from benchmark.execution.engines import (
 )
 from benchmark.execution.observer import Observer
 from benchmark.execution.provenance import describe
+from benchmark.execution.resources import ResourceModel
 from benchmark.execution.schedule import Schedule, Unit
 from benchmark.plan.plan import Plan
 from benchmark.plan.tasks import Task
@@ -130,8 +131,9 @@ def execute(
         if warning is not None:
             observer.warn(warning)
         seconds = costs.seconds if executor.slots > 1 else None  # one process keeps the order of the plan
-        driver = _Driver(Schedule(missing, seconds), executor, observer, limits or Limits(), costs)
-        return driver.run()
+        resources = ResourceModel(context.registry, context.resources)
+        schedule = Schedule(missing, seconds)
+        return _Driver(schedule, executor, observer, limits or Limits(), costs, resources).run()
     finally:
         executor.close()
         observer.end()
@@ -151,7 +153,9 @@ class _Driver:
         observer: Observer,
         limits: Limits,
         costs: CostModel,
+        resources: ResourceModel,
     ) -> None:
+        self._resources = resources
         self._schedule = schedule
         self._executor = executor
         self._observer = observer
@@ -173,10 +177,14 @@ class _Driver:
 
     def _start_ready(self) -> bool:
         """Start what can run, as far as the executor has slots; whether anything runs."""
-        while len(self._started) < self._executor.slots and (unit := self._schedule.take()) is not None:
+        slots = self._executor.slots
+        while len(self._started) < slots and (unit := self._schedule.take(self._fits)) is not None:
             self._started[unit] = float("inf")
             self._executor.submit(unit)
         return bool(self._started)
+
+    def _fits(self, unit: Unit) -> bool:
+        return self._resources.fits(unit.tasks[0], (running.tasks[0] for running in self._started))
 
     def _timeout(self) -> float | None:
         """Seconds until a limit is reached; None without limits."""

@@ -45,9 +45,14 @@ class Schedule:
         self._ready: list[tuple[float, int]] = []
         self._add_ready(index for index, missing in enumerate(self._missing) if not missing)
 
-    def take(self) -> Unit | None:
-        """The next unit that can run now; None if there is none."""
-        return self._units[heapq.heappop(self._ready)[1]] if self._ready else None
+    def take(self, fits: Callable[[Unit], bool] = lambda unit: True) -> Unit | None:
+        """The next unit that can run now; None if there is none, or if it does not fit.
+
+        No other unit overtakes one that does not fit, so that it will fit some time.
+        """
+        if not self._ready or not fits(self._units[self._ready[0][1]]):
+            return None
+        return self._units[heapq.heappop(self._ready)[1]]
 
     def put_back(self, unit: Unit) -> None:
         """Let a unit run again that was taken and could not be finished."""

@@ -15,14 +15,16 @@ from benchmark.errors import Problem, UserError, nearest
 from benchmark.files.names import name_fault
 from benchmark.plan.cells import ThreatSpec
 from benchmark.plan.parameters import validate_parameters
+from benchmark.plan.tasks import TASK_TYPES
 from benchmark.plan.threats import ALIASES, THREATS
 from benchmark.plan.yaml_lines import Document, PathInDocument, read_yaml
 from benchmark.plugins.opened_files import unwatched, watching
-from benchmark.plugins.plugin import Config, Plugin
-from benchmark.plugins.registry import Entry, Registry
+from benchmark.plugins.plugin import Config, Plugin, Resources
+from benchmark.plugins.registry import KINDS, Entry, Registry
 
 GRIDS = Path(__file__).parents[1] / "grids"
 _LISTS = ("datasets", "targets", "defenses", "attacks", "threats")
+_FILE_KEYS = ("name", "budget", "resources")
 _BLOCK_KEYS = (*_LISTS, "seeds", "source")
 _SEED_KINDS = ("target", "defense", "attack")
 # Keys of an entry that belong to the harness and not to the plugin.
@@ -92,7 +94,8 @@ class Grid:
     """A validated grid.
 
     `data` is the mapping as written. `budget` limits the passes per image that a cell may use.
-    Relative paths of files in the grid start at `folder`.
+    Relative paths of files in the grid start at `folder`. `resources` replace what plugins declare, by the
+    name of a plugin or of a kind of task.
     """
 
     name: str
@@ -100,6 +103,7 @@ class Grid:
     data: Mapping[str, Any] = field(repr=False)
     budget: int | None = None
     folder: Path = field(default_factory=Path.cwd)
+    resources: Mapping[str, Resources] = field(default_factory=dict)
 
     @property
     def files(self) -> list[tuple[str, Path]]:
@@ -160,16 +164,17 @@ class _GridReader:
         name = data.get("name", default_name)
         if (fault := name_fault(name)) is not None:
             self._report(("name",), f"name must be text that can name a folder, got {name!r}: it {fault}")
+        resources = dict(self._resources(data.get("resources", {})))
         if "blocks" in data:
-            self._only_keys((), data, ("name", "budget", "blocks"))
+            self._only_keys((), data, (*_FILE_KEYS, "blocks"))
             blocks = list(self._blocks(data["blocks"]))
         else:
-            self._only_keys((), data, ("name", "budget", "blocks", *_BLOCK_KEYS))
+            self._only_keys((), data, (*_FILE_KEYS, "blocks", *_BLOCK_KEYS))
             blocks = [self._block((), data)]
         budget = self._count(("budget",), data.get("budget"))
         if self._problems:
             raise UserError(self._problems)
-        return Grid(name, tuple(blocks), data, budget)
+        return Grid(name, tuple(blocks), data, budget, resources=resources)
 
     def _report(self, path: PathInDocument, message: str, hint: str | None = None) -> None:
         self._problems.append(self._document.problem(path, message, hint))
@@ -178,6 +183,24 @@ class _GridReader:
         for key in data:
             if key not in known:
                 self._report((*path, key), f"unknown key {key!r}", nearest(str(key), known))
+
+    def _resources(self, value: Any) -> Iterator[tuple[str, Resources]]:
+        if not isinstance(value, Mapping):
+            self._report(("resources",), f"resources must be a mapping, got {value!r}")
+            return
+        known = {str(task_type.kind) for task_type in TASK_TYPES}
+        known.update(name for kind in KINDS for name in self._registry.names(kind))
+        for name, needs in value.items():
+            path, owner = ("resources", name), f"resources of {name}"
+            if name not in known:
+                message = f"resources are given for plugins and kinds of tasks, and {name!r} is neither"
+                self._report(path, message, nearest(str(name), sorted(known)))
+            elif not isinstance(needs, Mapping):
+                self._report(path, f"{name} must be a mapping, e.g. {{memory: 4}}, got {needs!r}")
+            else:
+                found = validate_parameters(owner, Resources, path, dict(needs), self._report)
+                if found is not None:
+                    yield name, found
 
     def _blocks(self, value: Any) -> Iterator[Block]:
         if not isinstance(value, list):

@@ -127,6 +127,18 @@ def file(default: Any = ..., *, trained: bool = True) -> Any:
     return Field(default, json_schema_extra={"mark": "file" if trained else "infer", "file": True})
 
 
+class Resources(Config):
+    """What one task of a plugin needs while it runs. It limits how many tasks run at once.
+
+    Attributes:
+        memory: Main memory in GiB.
+        gpu: Share of a GPU.
+    """
+
+    memory: float = param(1.0, gt=0)
+    gpu: float = param(1.0, gt=0, le=1)
+
+
 ConfigT = TypeVar("ConfigT", bound=Config)
 
 Reporter = Callable[[int, int, Mapping[str, float]], None]
@@ -156,6 +168,7 @@ class Plugin(Generic[ConfigT]):
         name: Set by the decorator.
         version: Increased when the plugin's results change for the same parameters. Only built-in plugins
             need it: the keys of other plugins contain a fingerprint of their code.
+        resources: What each task that runs the plugin needs. A grid may say otherwise.
         config: The typed parameters.
         reporter: Receives the calls of `report`; see `training_with`.
         checkpoints: `benchmark.api.training.Loop` loads and saves the state with it; see `training_with`.
@@ -165,6 +178,7 @@ class Plugin(Generic[ConfigT]):
 
     name: ClassVar[str] = ""
     version: ClassVar[int] = 1
+    resources: ClassVar[Resources] = Resources()
     reporter: Reporter = staticmethod(lambda done, total, values: None)
     checkpoints: Checkpoints = NoCheckpoints()
     step_limit: int | None = None

@@ -119,6 +119,17 @@ class Store:
             return dict(entry["meta"])
         return next((m for layer in self._layers if (m := layer.meta(address)) is not None), None)
 
+    def stamp(self, address: Address) -> list[int] | str | None:
+        """Changes when an entry is written again: its size and time, or the layer that provides it.
+
+        None if there is no entry, or if the file system has no times.
+        """
+        if self._local:
+            with suppress(FileNotFoundError):
+                stat = os.stat(self._path(address))
+                return [stat.st_size, stat.st_mtime_ns]
+        return self.layer_of(address)
+
     def put_tensors(self, address: Address, tensors: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
         """Write tensors (float32 stays float32) under an address."""
         from safetensors.torch import save
@@ -157,7 +168,9 @@ class Store:
         """The pyarrow table of an entry; None if it is missing or damaged."""
         import pyarrow.parquet
 
-        return self._parsed(address, lambda payload: pyarrow.parquet.read_table(io.BytesIO(payload)))
+        return self._parsed(
+            address, lambda payload: pyarrow.parquet.read_table(io.BytesIO(payload), use_threads=False)
+        )
 
     def samples(self, kind: str, label: str, limit: int) -> Iterator[dict[str, Any]]:
         """The metadata of up to `limit` entries of a kind for a plugin; layers are not searched."""

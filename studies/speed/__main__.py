@@ -1,5 +1,5 @@
 """`make speed`: measures ratios to a bare loop and to a script, memory, purifiers, attacks, noise,
-the report and a dry run.
+the report, a dry run, planning, and the cost of a task beside its work.
 
 `python -m studies.speed shortcuts` measures the time that the short-cuts of Defense-GAN save, `imagenet` the
 memory of a run on large images, `resume` a second run of 10,000 cells, and `workers` what several processes
@@ -41,6 +41,7 @@ from studies import REPOSITORY, data_root
 from studies.speed.attacks import attacks
 from studies.speed.memory import imagenet, memory
 from studies.speed.noise import noise
+from studies.speed.overhead import overhead
 from studies.speed.purifiers import purifiers, shortcuts, timed
 from studies.speed.scale import planning, resume, workers
 
@@ -60,6 +61,7 @@ def main() -> None:
         "report": report,
         "dry-run": dry_run,
         "planning": planning,
+        "overhead": overhead,
     }
     # only by name: they take minutes; `shortcuts` trains for 40 minutes if the store has no weights
     trained = {"shortcuts": shortcuts, "imagenet": imagenet, "resume": resume, "workers": workers}

@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from statistics import median
 from typing import Any
 
+import yaml
+
 from benchmark.execution.devices import physical_cores
-from studies import REPOSITORY
+from studies import REPOSITORY, data_root
 
 _ROUNDS = 3
 _PLUGIN = REPOSITORY / "tests" / "plugin_files" / "toy.py"
@@ -91,19 +95,86 @@ def resume() -> None:
 
 
 def workers() -> None:
-    """The same run with one process and with one worker per core, each on a new store, imports included."""
+    """`quick` and the grid `defenses` with one process and with one worker per core, imports included.
+
+    `quick` trains; the defenses are trained before. One process is also measured with a thread per core.
+    """
     cores = physical_cores()
-    seconds = {}
     with tempfile.TemporaryDirectory() as folder:
-        for count in (1, cores):
-            command = [sys.executable, "-m", "benchmark", "run", "--grid", "quick", "--workers", str(count)]
-            command += ["--store", f"{folder}/store{count}", "--out", f"{folder}/out{count}", "--no-zoo"]
-            environment = os.environ | {"OMP_NUM_THREADS": "1"}
-            begin = time.perf_counter()
-            subprocess.run(command, check=True, capture_output=True, env=environment)
-            seconds[count] = time.perf_counter() - begin
-            print(f"quick --no-zoo, {count} workers: {seconds[count]:.0f} s", flush=True)
-    print(f"{cores} workers: {seconds[1] / seconds[cores]:.2f} × as fast as one process")
+        _compare(Path(folder), "quick", ("--no-zoo",), cores)
+        if (root := data_root()) is None:
+            print("defenses: skipped, it needs the MNIST files: name their folder with BENCH_DATA")
+            return
+        grid, trainings = Path(folder) / "defenses.json", Path(folder) / "trainings.json"
+        grid.write_text(json.dumps(_defenses()))  # JSON is YAML
+        trainings.write_text(json.dumps(_defenses() | {"attacks": ["noise"], "threats": ["black-box"]}))
+        data = ("--data", str(_small_mnist(root, Path(folder) / "data")))
+        _run(str(trainings), Path(folder) / "trained", *data, workers=cores, threads=1)
+        _compare(Path(folder), str(grid), data, cores, trained=Path(folder) / "trained" / "store")
+
+
+def _small_mnist(root: Path, folder: Path) -> Path:
+    """A copy of MNIST with its first 7,000 training images, of which 5,000 are for validation."""
+    raw, count = folder / "MNIST" / "raw", 7000
+    raw.mkdir(parents=True)
+    for file in (root / "MNIST" / "raw").glob("*-ubyte"):
+        content = file.read_bytes()
+        if file.name.startswith("train"):  # a header with the number of items, then the items
+            start, size = (16, 28 * 28) if "images" in file.name else (8, 1)
+            content = content[:4] + count.to_bytes(4, "big") + content[8 : start + count * size]
+        (raw / file.name).write_bytes(content)
+    return folder
+
+
+def _defenses() -> dict[str, Any]:
+    """The grid `defenses` with 100 images and shorter trainings, without Defense-GAN, which takes hours."""
+    block = yaml.safe_load((REPOSITORY / "benchmark" / "grids" / "defenses.yaml").read_text())["blocks"][0]
+    short = {
+        "magnet": {"epochs": 1, "min_steps": 0},
+        "ape-gan": {"epochs": 1, "min_steps": 0},
+        "iso-gan": {"epochs": 1, "min_steps": 0},
+        "puvae": {"epochs": 1, "min_steps": 0},
+    }
+
+    def shortened(entry: Any) -> dict[str, Any]:
+        if isinstance(entry, str):
+            return {"name": entry} | short.get(entry, {})
+        if "chain" in entry:
+            return {"chain": [shortened(part) for part in entry["chain"]]}
+        return dict(entry) | short.get(entry["name"], {})
+
+    defenses = [shortened(entry) for entry in block["defenses"]]
+    return block | {"name": "speed", "datasets": [{"name": "mnist", "n": 100}], "defenses": defenses}
+
+
+def _compare(
+    folder: Path, grid: str, options: tuple[str, ...], cores: int, trained: Path | None = None
+) -> None:
+    """Print the seconds of the same run with one thread, one process with all threads, and all workers."""
+    seconds = {}
+    for count, threads in ((1, 1), (1, cores), (cores, 1)):
+        place = folder / f"{Path(grid).stem}-{count}-{threads}"
+        if trained is not None:
+            shutil.copytree(trained, place / "store")
+        seconds[count, threads] = _run(grid, place, *options, workers=count, threads=threads)
+        print(
+            f"{Path(grid).stem}, {count} processes of {threads} threads: {seconds[count, threads]:.0f} s",
+            flush=True,
+        )
+    one, many = (seconds[1, threads] / seconds[cores, 1] for threads in (1, cores))
+    print(
+        f"{Path(grid).stem}, {cores} workers: {one:.2f} × as fast as one process with one thread, "
+        f"{many:.2f} × as fast as one with {cores} threads"
+    )
+
+
+def _run(grid: str, place: Path, *options: str, workers: int, threads: int) -> float:
+    command = [sys.executable, "-m", "benchmark", "run", "--grid", grid, "--workers", str(workers), *options]
+    command += ["--store", str(place / "store"), "--out", str(place / "out"), "--device", "cpu"]
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    begin = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True, env=environment)
+    return time.perf_counter() - begin
 
 
 @contextmanager

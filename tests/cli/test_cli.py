@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -14,7 +15,6 @@ from typer.testing import CliRunner, Result
 from benchmark.cli import wording
 from benchmark.cli.main import app, main
 from benchmark.cli.progress import describe_task
-from benchmark.execution import dispatch
 from benchmark.plan import tasks
 
 GOOD = """\
@@ -74,6 +74,12 @@ def test_a_run_prints_its_table_and_where_its_files_are(command: list[object], t
     assert "data:image/png" in report.read_text(encoding="utf-8")
     again = invoke(*command)
     assert "nothing to train, craft or score" in " ".join(again.output.split())
+    written = report.stat().st_mtime_ns
+    invoke(*command)
+    assert report.stat().st_mtime_ns == written
+    os.utime(report, ns=(1, 1))  # older than the run's files
+    invoke(*command)
+    assert report.stat().st_mtime_ns > written
 
 
 def test_a_failed_cell_gives_status_1_and_the_reason(command: list[object], grid: Path) -> None:
@@ -265,7 +271,7 @@ def test_show_suggests_near_names(
 def test_every_kind_of_task_has_words() -> None:
     external = tasks.ExternalImages(shard=cast(tasks.Shard, None), images="0", origin="another tool")
     assert describe_task(external) == "reading the images from another tool"
-    assert wording.KINDS.keys() == {kind.kind for kind in dispatch.KINDS}
+    assert wording.KINDS.keys() == {kind.kind for kind in tasks.TASK_TYPES}
     assert [wording.count_of(count, "torch thread") for count in (1, 2)] == [
         "1 torch thread",
         "2 torch threads",

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from benchmark.execution.costs import CostModel
-from benchmark.execution.dispatch import KINDS
 from benchmark.execution.observer import Observer, Silent
 from benchmark.execution.remaining import RemainingWork
 from benchmark.plan import tasks
@@ -61,7 +60,7 @@ def test_every_kind_of_task_has_an_expected_time(planned: Planner, constructed: 
     ]
     every = [task for plan in plans for task in plan.plan.tasks]
     expected = {type(task): model().seconds(task) for task in every}
-    assert set(expected) == set(KINDS) - {tasks.ExternalImages}
+    assert set(expected) == set(tasks.TASK_TYPES) - {tasks.ExternalImages}
     assert all(seconds > 0 for seconds in expected.values())
 
 

@@ -94,6 +94,12 @@ def test_a_unit_that_is_put_back_comes_again() -> None:
     assert planned.take() is unit
 
 
+def test_nothing_overtakes_a_unit_that_does_not_fit_yet() -> None:
+    planned = schedule(Step("large", seconds=2), Step("small"), timed=True)
+    assert planned.take(lambda unit: unit.tasks[0].key != "large") is None
+    assert taken(planned) == ["large", "small"]
+
+
 def test_any_plan_is_run_completely_and_in_order() -> None:
     chance = random.Random(0)
     for _ in range(50):

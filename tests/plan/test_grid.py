@@ -294,6 +294,11 @@ def test_a_missing_file_is_refused_with_the_built_in_grids(tmp_path: Path, regis
         ("blocks:\n  - quick", "a block must be a mapping"),
         ("blocks:\n  - datasets: [digits]\n    colour: blue", "unknown key 'colour'"),
         ("blocks: []\ndatasets: [digits]", "unknown key 'datasets'"),
+        ("resources: {puvea: {memory: 4}}", "and 'puvea' is neither"),
+        ("resources: {puvae: {memory: 0}}", "memory = 0: Input should be greater than 0"),
+        ("resources: {puvae: {disk: 1}}", "has no parameter 'disk'"),
+        ("resources: {puvae: 4}", "puvae must be a mapping"),
+        ("resources: 4", "resources must be a mapping"),
     ],
 )
 def test_invalid_blocks_are_refused(tmp_path: Path, registry: Registry, blocks: str, message: str) -> None:

@@ -31,6 +31,7 @@ from benchmark.plan.tasks.training import PurifierSpec, PurifierStage, TrainDefe
 
 __all__ = [
     "SHARD_SIZE",
+    "TASK_TYPES",
     "Candidate",
     "ConsistencyCheck",
     "ConvergenceSearch",
@@ -55,3 +56,10 @@ __all__ = [
     "TrainTarget",
     "surface_forms",
 ]
+
+TASK_TYPES: tuple[type[Task], ...] = tuple(
+    member
+    for member in list(globals().values())
+    if isinstance(member, type) and issubclass(member, Task) and member is not Task
+)
+"""Every kind of task."""

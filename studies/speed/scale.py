@@ -20,9 +20,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import yaml
-
 from benchmark.execution.devices import physical_cores
+from benchmark.plan.grid import find_grid
+from benchmark.plan.yaml_lines import read_yaml
 from studies import REPOSITORY, data_root
 
 _ROUNDS = 3
@@ -128,7 +128,7 @@ def _small_mnist(root: Path, folder: Path) -> Path:
 
 def _defenses() -> dict[str, Any]:
     """The grid `defenses` with 100 images and shorter trainings, without Defense-GAN, which takes hours."""
-    block = yaml.safe_load((REPOSITORY / "benchmark" / "grids" / "defenses.yaml").read_text())["blocks"][0]
+    block: dict[str, Any] = read_yaml(find_grid("defenses")).data["blocks"][0]
     short = {
         "magnet": {"epochs": 1, "min_steps": 0},
         "ape-gan": {"epochs": 1, "min_steps": 0},

@@ -49,6 +49,19 @@ sizes = [len(prepared.plan.cells), len(prepared.plan.tasks)]
 print(json.dumps([planned - began, done - planned, peak, *sizes, sorted(sys.modules)]))
 """
 
+_PASSES = """
+import time, torch
+from benchmark.targets.loading.recipe import RecipeConfig
+from benchmark.targets.mnist_cnn import MnistC
+model, images = MnistC(RecipeConfig(), (1, 28, 28), 10).eval(), torch.rand(100, 1, 28, 28)
+passes, begin = -5, time.perf_counter()
+while passes < 0 or time.perf_counter() - begin < 8:
+    begin = begin if passes > 0 else time.perf_counter()
+    torch.autograd.grad(model(images.requires_grad_()).sum(), images)
+    passes += 1
+print(passes / (time.perf_counter() - begin))
+"""
+
 
 def grid() -> dict[str, Any]:
     """A grid of 10,000 cells: 9,000 black-box and 1,000 white-box."""
@@ -100,6 +113,8 @@ def workers() -> None:
     `quick` trains; the defenses are trained before. One process is also measured with a thread per core.
     """
     cores = physical_cores()
+    alone, together = _bare_passes(1), _bare_passes(cores)
+    print(f"bare passes in {cores} processes: {together / alone:.2f} × as many as in one", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         _compare(Path(folder), "quick", ("--no-zoo",), cores)
         if (root := data_root()) is None:
@@ -111,6 +126,17 @@ def workers() -> None:
         data = ("--data", str(_small_mnist(root, Path(folder) / "data")))
         _run(str(trainings), Path(folder) / "trained", *data, workers=cores, threads=1)
         _compare(Path(folder), str(grid), data, cores, trained=Path(folder) / "trained" / "store")
+
+
+def _bare_passes(processes: int) -> float:
+    """Forward and backward passes of mnist-c per second in so many processes at once: the machine's limit."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", _PASSES]
+    started = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+        for _ in range(processes)
+    ]
+    return sum(float(process.communicate()[0]) for process in started)
 
 
 def _small_mnist(root: Path, folder: Path) -> Path:

@@ -130,15 +130,16 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Copy:
 
 def test_a_mutant_is_killed_survives_or_hangs(copy: Copy) -> None:
     tests, before = ["tests/test_code.py"], (copy.folder / "code.py").read_bytes()
+    tried = ("return x > 0", "return x < 0", "x = x + 1", "while x >= 5:")
     outcomes = {}
     with copy:
-        for mutant in mutants_of("code.py", before.decode()):
+        for mutant in (m for m in mutants_of("code.py", before.decode()) if m.after in tried):
             trial = copy.try_mutant(mutant, tests)
             outcomes[mutant.after] = (trial.outcome, trial.test.rpartition("::")[2])
         with pytest.raises(RuntimeError, match=r"without a mutant, .*test_broken is killed"):
             copy.unchanged(["tests/test_broken.py"])
     assert (copy.folder / "code.py").read_bytes() == before
-    assert outcomes["return x > 0"] == ("survived", "")
-    assert outcomes["return x < 0"] == ("killed", "test_sign")
-    assert outcomes["x = x + 1"] == ("hung", "")
-    assert outcomes["while x >= 5:"] == ("survived", "")
+    survived = ("survived", "")
+    assert outcomes == dict(
+        zip(tried, (survived, ("killed", "test_sign"), ("hung", ""), survived), strict=True)
+    )

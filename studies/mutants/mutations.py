@@ -1,7 +1,7 @@
 """The mutants of a source file: each is the file with one expression or statement changed.
 
 Docstrings, texts, annotations, decorators, assertions and messages of errors stay as they are. So do the
-defaults of parameters, because `versions.lock` records them.
+defaults and presets of parameters, because `versions.lock` records them.
 """
 
 from __future__ import annotations
@@ -297,6 +297,8 @@ def _children(node: ast.AST) -> Iterator[ast.AST]:
     if isinstance(node, ast.Assert | ast.Raise | ast.JoinedStr | ast.Import | ast.ImportFrom):
         return
     if isinstance(node, ast.Call) and _called(node) in _DECLARATIONS:
+        return
+    if isinstance(node, ast.AnnAssign) and _called_name(node.target) in ("presets", "per_dataset"):
         return
     left_out = ("decorator_list", "annotation", "returns", "type_params", "bases")
     for name, value in ast.iter_fields(node):

@@ -168,3 +168,17 @@ def test_the_worst_candidate_is_that_with_most_errors_on_the_counted_images() ->
     assert worst_of([first, second], 1).tolist() == [1]
     assert worst_of([first, second], 2).tolist() == [1, 0]  # the first of equals
     assert worst_of([first], 2).tolist() == [1, 0]
+
+
+def test_an_image_is_misclassified_if_most_of_its_draws_are() -> None:
+    (found,) = outcomes({"wrong": []})
+    found.wrong[:4] = 0.0, 0.5, 0.51, 1.0
+    assert images(found.misclassified) == [2, 3]
+
+
+def test_a_failed_cell_has_no_images_and_a_skipped_one_no_outcomes() -> None:
+    (cell,) = only(PGD, n=6)
+    (failed,) = outcomes_of([(cell, result(cell, status="failed"))])
+    assert not failed.ok
+    assert len(failed.wrong) == len(failed.margin) == len(failed.misclassified) == 0
+    assert outcomes_of([(cell, result(cell, status="skipped"))]) == []

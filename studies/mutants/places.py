@@ -23,17 +23,12 @@ class Place:
     slower: Sequence[str] = ()
 
 
-def _named(*names: str) -> tuple[str, ...]:
-    """Tests of all attacks: those of some names, with our own code."""
-    chosen = " or ".join(names)
-    return ("tests/attacks/test_attack_contract.py", "-k", f"({chosen}) and not foolbox and not art")
-
-
 _JUDGING = ("tests/execution/test_judging.py",)
 _SURFACES = ("tests/execution/test_surfaces.py",)
 _RANKS = ("tests/results/test_leaderboard.py", "-k", "not written")
 _STEPS = ("tests/attacks/test_steps.py",)
-_NEAREST = ("tests/attacks/test_minimal_norm.py", "-k", "not foolbox and not art")
+_NEAREST = ("tests/attacks/test_nearest.py",)
+_DISTANCES = ("tests/attacks/test_minimal_norm.py", "-k", "not foolbox and not art")
 _IN_BALLS = ("tests/attacks/test_attacks.py", "-k", "not foolbox and not art")
 _LOSSES = ("tests/defenses/test_losses.py",)
 _PURIFIERS = ("tests/defenses/test_purifiers.py",)
@@ -72,19 +67,19 @@ PLACES = (
     Place("attacks", "attacks/steps/goal.py", _STEPS),
     Place("attacks", "attacks/steps/iterative.py", _STEPS, _IN_BALLS),
     Place("attacks", "attacks/steps/auto_pgd.py", _STEPS, _IN_BALLS),
-    Place("attacks", "attacks/steps/carlini_wagner.py", _NEAREST),
+    Place("attacks", "attacks/steps/carlini_wagner.py", _NEAREST, _DISTANCES),
     Place("attacks", "attacks/fgsm.py", _STEPS),
     Place("attacks", "attacks/bim.py", _STEPS),
     Place("attacks", "attacks/pgd.py", _STEPS, _IN_BALLS),
     Place("attacks", "attacks/mim.py", _STEPS),
     Place("attacks", "attacks/apgd_ce.py", _STEPS, _IN_BALLS),
     Place("attacks", "attacks/apgd_dlr_targeted.py", _STEPS, _IN_BALLS),
-    Place("attacks", "attacks/jsma.py", _STEPS, _NEAREST),
-    Place("attacks", "attacks/deepfool.py", _STEPS, _NEAREST),
-    Place("attacks", "attacks/cw_l0.py", _NEAREST, _named("cw-l0")),
-    Place("attacks", "attacks/cw_l2.py", _NEAREST, _named("cw-l2")),
-    Place("attacks", "attacks/cw_linf.py", _NEAREST, _named("cw-linf")),
-    Place("attacks", "attacks/on_manifold.py", ("tests/attacks/test_on_manifold.py",), _named("on-manifold")),
+    Place("attacks", "attacks/jsma.py", _STEPS, _DISTANCES),
+    Place("attacks", "attacks/deepfool.py", _NEAREST, _DISTANCES),
+    Place("attacks", "attacks/cw_l0.py", _NEAREST, _DISTANCES),
+    Place("attacks", "attacks/cw_l2.py", _NEAREST, _DISTANCES),
+    Place("attacks", "attacks/cw_linf.py", _NEAREST, _DISTANCES),
+    Place("attacks", "attacks/on_manifold.py", ("tests/attacks/test_on_manifold.py",)),
     Place("attacks", "attacks/uniform_noise.py", _STEPS),
     Place("losses", "defenses/ape_gan.py", ("tests/defenses/test_defenses.py", "-k", "ape_gan"), _PURIFIERS),
     Place("losses", "defenses/iso_gan.py", _LOSSES, _PURIFIERS),

@@ -416,7 +416,12 @@ def test_the_ball_is_measured_in_its_norm() -> None:
 
 
 def test_scores_that_are_not_finite_fail(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(FirstPixels, "forward", lambda self, x: x[:, 0, 0, :3] / 0)
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        scores = x[:, 0, 0, :CLASSES].clone()
+        scores[-1, 0] = float("inf")
+        return scores
+
+    monkeypatch.setattr(FirstPixels, "forward", forward)
     with pytest.raises(PluginError, match="not finite"):
         scored({"exact": CLEAN})
 

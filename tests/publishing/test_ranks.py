@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from benchmark.publishing.board_files import BOARD_COLUMNS, board_group, rank_rows, row_identity
+import pytest
+
+from benchmark.errors import UserError
+from benchmark.publishing.board_files import (
+    BOARD_COLUMNS,
+    board_group,
+    rank_rows,
+    read_board,
+    row_identity,
+    write_board,
+)
 
 
 def row(defense: str, error: float, bound: str = "found", **changed: Any) -> dict[str, Any]:
@@ -53,3 +64,49 @@ def test_a_row_is_identified_by_its_group_and_its_defense() -> None:
     assert row_identity(base) != row_identity(row("b", 0.1))
     assert row_identity(base) != row_identity(row("a", 0.1, defense_config='{"std":1}'))
     assert board_group(base) == board_group(row("b", 0.1))
+
+
+def test_a_published_file_is_read_as_it_was_written(tmp_path: Path) -> None:
+    file = tmp_path / "board.csv"
+    assert read_board(file) == []
+    rows = [row("a", 0.5), row("b", 0.25, control=True, n=40, flags="'=x"), row("c", None, "≥")]
+    write_board(file, rows)
+    assert read_board(file) == rank_rows(rows)
+    write_board(file, [])
+    assert not file.exists()
+    write_board(file, [])
+
+
+def test_a_ranked_row_needs_an_error(tmp_path: Path) -> None:
+    file = tmp_path / "board.csv"
+    write_board(file, [row("a", 0.5), row("b", 0.25)])
+    file.write_text(file.read_text().replace("0.25", ""))
+    with pytest.raises(UserError, match=r"b on net, mnist, white-box linf 0\.3 has no error"):
+        read_board(file)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message", "line"),
+    [
+        ("0.5", "half", "error cannot be 'half'", 3),
+        ("0.5", "inf", "error cannot be 'inf'", 3),
+        ("0.5", "1_0", "error cannot be '1_0'", 3),
+        (",40,", ",4.5,", "n cannot be '4.5'", 2),
+        ("True", "yes", "control cannot be 'yes'", 2),
+        (",40,", ",40,40,", "fields, not", 2),
+        ("dataset,", "", "no column dataset", 1),
+        ("dataset,target,", "target,dataset,", "the columns are in the wrong order", 1),
+        ("dataset,", "data,", "no column dataset; unknown columns data", 1),
+    ],
+)
+def test_a_damaged_file_is_refused_with_its_line(
+    tmp_path: Path, old: str, new: str, message: str, line: int
+) -> None:
+    file = tmp_path / "board.csv"
+    write_board(file, [row("a", 0.5), row("b", 0.25, control=True, n=40)])
+    file.write_text(file.read_text().replace(old, new))
+    with pytest.raises(UserError) as caught:
+        read_board(file)
+    (problem,) = caught.value.problems
+    assert message in problem.message
+    assert (problem.file, problem.line) == (str(file), line)

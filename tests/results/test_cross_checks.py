@@ -194,3 +194,16 @@ def test_images_that_both_attacked_are_compared() -> None:
     of_white = result(white, range(50), loop_wrong=(), n=60)
     assert flags([(white, of_white), (black, result(black, range(55, 100)))])[0] == set()  # five in common
     assert flags([(white, of_white), (black, result(black, range(50, 100)))])[0] == {"black-beats-white"}
+
+
+def test_attacks_on_different_numbers_of_images_are_compared_on_those_of_both() -> None:
+    strong, weak = only(MANY, ONE_STEP, threat="black-box")
+
+    def doubted(images: int, others: int, first: int) -> bool:
+        found = result(strong, (), n=images), result(weak, range(first, others), n=others)
+        return bool(flags(zip((strong, weak), found, strict=True))[0])
+
+    assert not doubted(60, 100, first=60 - ENOUGH + 1)  # six in common
+    assert doubted(60, 100, first=60 - ENOUGH)
+    assert doubted(100, 60, first=60 - ENOUGH)
+    assert not doubted(100, 60, first=60 - ENOUGH + 1)

@@ -26,7 +26,7 @@ class Place:
 _JUDGING = ("tests/execution/test_judging.py",)
 _SURFACES = ("tests/execution/test_surfaces.py",)
 _RANKS = ("tests/results/test_leaderboard.py", "-k", "not written")
-_STEPS = ("tests/attacks/test_steps.py",)
+_STEPS = ("tests/attacks/test_steps.py", "tests/attacks/test_declarations.py")
 _NEAREST = ("tests/attacks/test_nearest.py",)
 _DISTANCES = ("tests/attacks/test_minimal_norm.py", "-k", "not foolbox and not art")
 _IN_BALLS = ("tests/attacks/test_attacks.py", "-k", "not foolbox and not art")
@@ -79,7 +79,8 @@ PLACES = (
     Place("attacks", "attacks/cw_l0.py", _NEAREST, _DISTANCES),
     Place("attacks", "attacks/cw_l2.py", _NEAREST, _DISTANCES),
     Place("attacks", "attacks/cw_linf.py", _NEAREST, _DISTANCES),
-    Place("attacks", "attacks/on_manifold.py", ("tests/attacks/test_on_manifold.py",)),
+    Place("attacks", "attacks/on_manifold.py",
+          ("tests/attacks/test_on_manifold.py", "tests/attacks/test_declarations.py")),
     Place("attacks", "attacks/uniform_noise.py", _STEPS),
     Place("losses", "defenses/ape_gan.py", ("tests/defenses/test_defenses.py", "-k", "ape_gan"), _PURIFIERS),
     Place("losses", "defenses/iso_gan.py", _LOSSES, _PURIFIERS),

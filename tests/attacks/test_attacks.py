@@ -149,20 +149,6 @@ def test_more_steps_and_restarts_are_not_weaker(victim: Victim) -> None:
     assert weak < strong <= stronger
 
 
-@pytest.mark.parametrize(
-    ("settings", "counts"),
-    [
-        ({"steps": 40}, True),
-        ({"steps": 5}, False),
-        ({"steps": 40, "alpha": 0.001}, False),
-        ({"steps": 10, "alpha": 0.06}, True),
-        ({"steps": 40, "targeted": "next"}, False),
-    ],
-)
-def test_only_a_pgd_that_can_cross_the_ball_is_mandatory(settings: dict[str, Any], counts: bool) -> None:
-    assert Pgd(PgdConfig(eps=0.3, **settings)).mandatory == counts
-
-
 def test_bim_keeps_the_iterate_with_the_largest_margin(victim: Victim) -> None:
     steps = [victim.error(victim.craft(Bim(BimConfig(eps=0.1, alpha=0.1, steps=n)))) for n in (1, 2, 5)]
     assert steps == sorted(steps)

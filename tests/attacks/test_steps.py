@@ -483,13 +483,14 @@ def test_of_several_runs_the_most_wrong_image_counts_and_the_first_of_equals() -
 
 
 def test_training_images_by_one_step_and_by_several() -> None:
-    surface = Scripted([[1.0, -2.0]])
-    x, labels = torch.tensor([0.5, 0.1]).reshape(1, 1, 1, 2), torch.tensor([0])
-    assert perturb(surface, x, labels, eps=0.2).flatten().tolist() == near(0.7, 0.0)
-    surface = Scripted([[1.0, -2.0]])
-    assert perturb(surface, x, labels, eps=0.2, steps=5).flatten().tolist() == near(0.7, 0.0)
-    assert [pixels[0] for pixels in surface.seen] == near(0.5, 0.6, 0.7, 0.7, 0.7)
-    start = torch.tensor([0.9, 0.3]).reshape_as(x)
-    surface = Scripted([[1.0, -2.0]])
-    perturb(surface, x, labels, eps=0.2, steps=2, start=start)
-    assert surface.seen[0] == near(0.7, 0.3)
+    x, labels = torch.tensor([0.5, 0.1, 0.3]).reshape(1, 1, 1, 3), torch.tensor([0])
+
+    def made(**settings: Any) -> tuple[list[float], list[list[float]]]:
+        surface = Scripted([[1.0, -2.0, 0.0]])
+        return perturb(surface, x, labels, eps=0.2, **settings).flatten().tolist(), surface.seen
+
+    assert made()[0] == near(0.7, 0.0, 0.3)
+    images, seen = made(steps=5)
+    assert images == near(0.7, 0.0, 0.3)
+    assert [pixels[0] for pixels in seen] == near(0.5, 0.6, 0.7, 0.7, 0.7)
+    assert made(steps=2, start=torch.tensor([0.9, 0.3, 0.3]).reshape_as(x))[1][0] == near(0.7, 0.3, 0.3)

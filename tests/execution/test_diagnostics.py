@@ -263,6 +263,59 @@ def test_a_coarse_staircase_has_a_slope_at_a_larger_scale(monkeypatch: pytest.Mo
     assert found[torch.tensor(has_slope)].min() > 0.9
 
 
+class Bent(nn.Module):
+    """A margin that is another function of the offset at each size: weights by the largest mean change.
+
+    Keeps the mean change of the pixels in each call.
+    """
+
+    def __init__(self, *pieces: tuple[float, Tensor], wild: bool = False) -> None:
+        super().__init__()
+        self.pieces, self.wild, self.sizes = pieces, wild, list[float]()
+        self.centre = 0.08 + 0.84 * CLEAN
+
+    def forward(self, x: Tensor) -> Tensor:
+        offset = (x - self.centre).flatten(1)
+        size = float(offset.detach().square().mean().sqrt())
+        if not x.requires_grad:
+            self.sizes.append(size)
+        weights = next(weights for limit, weights in self.pieces if size < limit)
+        margins = (1e6 * offset @ weights).sin() if self.wild else offset @ weights
+        return torch.stack([0 * margins, margins], dim=1)
+
+
+ALONG, ACROSS = torch.linalg.qr(torch.randn(16, 2, generator=torch.Generator().manual_seed(1)))[0].T
+END = 9.0
+
+
+@pytest.mark.parametrize(
+    ("across", "scale"),
+    [(0.1, 1), (0.9, 2)],  # cosines of about 0.995 and 0.74 between the differences of two sizes
+)
+def test_differences_of_the_two_small_sizes_have_to_be_very_similar(
+    monkeypatch: pytest.MonkeyPatch, across: float, scale: int
+) -> None:
+    """At the larger sizes the slope has the opposite direction, which shows the scale that counted."""
+    bent = Bent((0.009, ALONG + across * ACROSS), (0.05, ALONG), (END, -ALONG))
+    has_slope, cosine = slopes(monkeypatch, bent, Sloped(straight, 0.0))
+    assert sum(has_slope) >= B / 2
+    gradient_is_along = bool(cosine[torch.tensor(has_slope)].median() > 0.5)
+    assert gradient_is_along == (scale == 1)
+
+
+def test_three_scales_are_tried_with_their_directions_and_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without any similarity: 12, 24 and 24 directions, both ways, of two sizes each."""
+    bent = Bent((END, ALONG), wild=True)
+    has_slope, _ = slopes(monkeypatch, bent)
+    assert has_slope == [False] * B
+    assert len(bent.sizes) == 2 * 2 * (12 + 24 + 24)
+    parts = torch.tensor(bent.sizes).split([24, 24, 48, 48, 48, 48])
+    means = [part.mean().item() for part in parts]
+    assert means[:2] == pytest.approx([0.005, 0.015], rel=0.1)
+    assert means[2::2] == pytest.approx([0.1, 0.1], rel=0.15)
+    assert all(0.15 < mean < 0.2 for mean in means[3::2])  # the border of the box cuts some changes
+
+
 def test_a_random_pipeline_gets_the_same_draws_in_every_call(monkeypatch: pytest.MonkeyPatch) -> None:
     defense = Made(noisy(0.5))
     defense.stochastic = True  # type: ignore[misc]

@@ -25,7 +25,7 @@ LABELS = torch.tensor([0, 1])
 
 
 class Linear(nn.Module):
-    """Three classes: a first pixel, b second pixels, and nothing."""
+    """Three classes: a first pixels, b second pixels, and −0.1."""
 
     def __init__(self, a: float = 1.0, b: float = 1.0, *, rounds: bool = False) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = (x * 2).round() / 2 if self.rounds else x
         first, second = x.flatten(1).T
-        return torch.stack([self.a * first, self.b * second, 0 * first], dim=1)
+        return torch.stack([self.a * first, self.b * second, 0 * first - 0.1], dim=1)
 
 
 class Context:
@@ -79,7 +79,7 @@ def probe(monkeypatch: pytest.MonkeyPatch, model: nn.Module, *, of_target: bool 
 def test_the_largest_gradient_of_both_losses(monkeypatch: pytest.MonkeyPatch) -> None:
     found = probe(monkeypatch, Linear())
     first, second = CLEAN.flatten(1).T
-    scores = torch.stack([first, second, 0 * first], dim=1)
+    scores = torch.stack([first, second, 0 * first - 0.1], dim=1)
     away = scores.scatter(1, LABELS[:, None], -math.inf).softmax(dim=1)
     # the weight of the other class with a pixel is below 1, so the largest is that of the label's own pixel
     assert (away.amax(dim=1) < 1).all()
@@ -149,11 +149,11 @@ def craft(monkeypatch: pytest.MonkeyPatch, result: Any, **changes: Any) -> Conte
 
 
 def test_margins_are_stored_relative_to_the_spread_of_the_scores(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scores 0.1, 0.4, 0 of class 0: a margin of 0.3 and a spread of 0.4. Scores 0.5, 0, 0 of class 1."""
+    """Scores 0.1, 0.4, −0.1 of class 0: a margin of 0.3, a spread of 0.5. Scores 0.5, 0, −0.1 of class 1."""
     images = torch.tensor([[0.1, 0.4], [0.5, 0.0]]).reshape_as(CLEAN)
     context = craft(monkeypatch, images)
     assert torch.equal(context.stored["images"], images)
-    assert context.stored["relative_margin"].tolist() == pytest.approx([0.75, 1.0])
+    assert context.stored["relative_margin"].tolist() == pytest.approx([0.6, 0.5 / 0.6])
     assert context.meta["images"] == 2
     assert (context.meta["forwards"], context.meta["backwards"]) == (1.0, 0.0)  # per image, for the attack
     assert context.meta["score_factor"] == 2.0

@@ -245,10 +245,10 @@ def with_external(cell: Cell, *tables: dict[str, Any]) -> tuple[Result, list[Cel
 
 
 def test_of_each_image_the_larger_margin_counts() -> None:
-    """Theirs fool image 7, and their weaker image 2 does not undo ours."""
-    margins = TABLE["margin"].copy()
-    margins[[2, 7]] = -0.5, 0.5
-    theirs = {"margin": margins, "wrong": errors(7), "route": ["outside"] * N, "adversarial": classes(7)}
+    """Theirs fool image 7. Their weaker image 2 does not undo ours, nor their nearer image 3."""
+    margins, distances = TABLE["margin"].copy(), TABLE["linf"].copy()
+    margins[[2, 3, 7]], distances[3] = (-0.5, 0.5, 0.5), 0.1
+    theirs = {"margin": margins, "wrong": errors(7), "route": ["outside"] * N, "linf": distances}
     result, _ = with_external(one(), theirs)
     assert result.record["error"] == 0.6
     assert result.outcomes["route"].to_pylist() == ["outside" if i == 7 else "exact" for i in range(N)]

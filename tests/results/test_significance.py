@@ -82,6 +82,7 @@ def test_the_least_favourable_pair_of_seeds_counts() -> None:
     assert best(*first, case("b", range(30), 5)) is None  # no pair at all
     missing = [case("a", range(10), 0, target_seed=np.nan), case("b", range(30), 0, target_seed=np.nan)]
     assert best(*missing) == "a"
+    assert best(missing[0], case("b", range(30), 0)) is None
     assert best(case("a", range(10), attack_seed=1), case("b", range(30), attack_seed=2)) is None
 
 
@@ -90,3 +91,9 @@ def test_the_mean_over_seeds_decides_which_one_may_be_the_best() -> None:
     steady = [case("b", range(20), 0), case("b", range(20), 1)]
     assert best(*lucky, *steady, baseline=90) is None
     assert best(*lucky, *(case("b", range(10, 20), seed) for seed in (0, 1)), baseline=90) is None
+
+
+def test_a_lower_mean_in_doubt_is_not_hidden_by_a_pair_that_is_worse() -> None:
+    doubted = [case("b", range(35), 0, flags="not-moved"), case("b", range(0), 1, flags="not-moved")]
+    assert best(case("a", range(20), 0), *doubted) is None
+    assert best(case("a", range(17), 0), *doubted) == "a"

@@ -26,8 +26,12 @@ class Place:
 _JUDGING = ("tests/execution/test_judging.py",)
 _SURFACES = ("tests/execution/test_surfaces.py",)
 _RANKS = ("tests/results/test_leaderboard.py", "-k", "not written")
-_STEPS = ("tests/attacks/test_steps.py", "tests/attacks/test_declarations.py")
-_NEAREST = ("tests/attacks/test_nearest.py",)
+_STEPS = (
+    "tests/attacks/test_steps.py",
+    "tests/attacks/test_declarations.py",
+    "tests/attacks/test_library_options.py",
+)
+_NEAREST = ("tests/attacks/test_nearest.py", *_STEPS[1:])
 _DISTANCES = ("tests/attacks/test_minimal_norm.py", "-k", "not foolbox and not art")
 _IN_BALLS = ("tests/attacks/test_attacks.py", "-k", "not foolbox and not art")
 _LOSSES = ("tests/defenses/test_losses.py",)
@@ -48,12 +52,13 @@ PLACES = (
     Place("comparisons", "benchmark/metrics/image_quality.py", ("tests/metrics/test_metrics.py",)),
     Place("comparisons", "benchmark/results/significance.py", ("tests/results/test_significance.py",)),
     Place("records", "benchmark/results/records.py", ("tests/results/test_records.py",)),
-    Place("records", "benchmark/results/external_images.py", ("tests/results/test_records.py",),
+    Place("records", "benchmark/results/external_images.py", ("tests/results/test_external_entries.py",),
           ("tests/results/test_external_images.py",)),
     Place("surfaces", "benchmark/execution/surfaces.py", _SURFACES, ("tests/execution/test_attackers.py",)),
-    Place("surfaces", "benchmark/execution/purifier.py", _SURFACES, ("tests/execution/test_contract.py",)),
+    Place("surfaces", "benchmark/execution/purifier.py", ("tests/execution/test_purifier.py",),
+          ("tests/execution/test_contract.py",)),
     Place("surfaces", "benchmark/execution/score_scale.py",
-          ("tests/execution/test_scores.py", "-k", "scaled or size or tiny")),
+          ("tests/execution/test_scores.py", "-k", "not_scaled or size or tiny")),
     Place("checks", "benchmark/execution/diagnostics.py",
           ("tests/execution/test_diagnostics.py", "tests/execution/test_random_search.py"),
           ("tests/execution/test_white_box.py", "-k", "doubted or slope or full_sanity")),
@@ -63,7 +68,7 @@ PLACES = (
           ("tests/execution/test_threats.py",)),
     Place("losses", "benchmark/api/losses.py", _STEPS),
     Place("losses", "benchmark/api/adversarial_training.py", _STEPS, ("tests/api/test_training.py",)),
-    Place("attacks", "benchmark/api/balls.py", _STEPS, _IN_BALLS),
+    Place("attacks", "benchmark/api/balls.py", ("tests/api/test_balls.py", _STEPS[1]), _IN_BALLS),
     Place("attacks", "attacks/steps/goal.py", _STEPS),
     Place("attacks", "attacks/steps/iterative.py", _STEPS, _IN_BALLS),
     Place("attacks", "attacks/steps/auto_pgd.py", _STEPS, _IN_BALLS),

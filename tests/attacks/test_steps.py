@@ -20,7 +20,7 @@ from benchmark.attacks.steps.goal import Goal, TargetedConfig
 from benchmark.attacks.uniform_noise import UniformNoise, UniformNoiseConfig
 from torch import Tensor
 
-from benchmark.api import Ball, loss_gradient, margin, most_wrong, perturb, unit
+from benchmark.api import Ball, loss_gradient, margin, perturb
 from benchmark.api.attack import Attack, Surface
 from benchmark.api.noise import Noise
 
@@ -435,48 +435,6 @@ def test_some_images_keep_their_goal() -> None:
     goal = Goal(torch.tensor([0, 1, 2]), torch.tensor([1, 2, 0])).take(torch.tensor([2, 0]))
     assert goal.target is not None
     assert (goal.labels.tolist(), goal.target.tolist()) == ([2, 0], [0, 1])
-
-
-# --- balls -------------------------------------------------------------------------------------------
-
-
-def ball(norm: Any, eps: float, *pixels: float) -> Ball:
-    return Ball(torch.tensor(pixels).reshape(1, 1, 1, -1), eps, norm)
-
-
-@pytest.mark.parametrize(
-    ("of", "point", "projected"),
-    [
-        (ball("linf", 0.2, 0.5, 0.9, 0.1), (0.8, 1.5, -0.5), (0.7, 1.0, 0.0)),
-        (ball("linf", 0.2, 0.5, 0.9, 0.1), (0.6, 0.8, 0.2), (0.6, 0.8, 0.2)),
-        (ball("l2", 0.5, 0.5, 0.5), (0.5 + 0.6, 0.5 - 0.8), (0.5 + 0.3, 0.5 - 0.4)),
-        (ball("l2", 2.0, 0.5, 0.5), (0.5 + 0.6, 0.5 - 0.8), (1.0, 0.0)),
-        (ball("l2", 0.5, 0.5, 0.5), (0.6, 0.4), (0.6, 0.4)),
-        (ball("l2", 0.5, 0.5, 0.5), (0.5, 0.5), (0.5, 0.5)),
-    ],
-)
-def test_points_are_projected_into_the_ball_and_the_box(
-    of: Ball, point: tuple[float, ...], projected: tuple[float, ...]
-) -> None:
-    found = of.project(torch.tensor(point).reshape_as(of.centre))
-    assert found.flatten().tolist() == near(*projected)
-
-
-def test_the_direction_is_that_of_steepest_ascent_in_the_norm() -> None:
-    gradient = torch.tensor([3e-20, -4e-20, 0.0]).reshape(1, 1, 1, 3)
-    assert ball("linf", 1, 0, 0, 0).direction(gradient).flatten().tolist() == [1, -1, 0]
-    assert ball("l2", 1, 0, 0, 0).direction(gradient).flatten().tolist() == near(0.6, -0.8, 0)
-    assert not ball("l2", 1, 0, 0, 0).direction(0 * gradient).any()
-    assert unit(gradient).flatten().tolist() == near(0.75, -1, 0)
-    assert not unit(0 * gradient).any()
-
-
-def test_of_several_runs_the_most_wrong_image_counts_and_the_first_of_equals() -> None:
-    runs = [
-        (torch.full((3, 1, 1, 1), float(number)), torch.tensor(margins))
-        for number, margins in enumerate([[1.0, -2.0, 0.0], [2.0, -2.0, -1.0], [0.0, -1.0, 0.0]])
-    ]
-    assert most_wrong(runs).flatten().tolist() == [1.0, 2.0, 0.0]
 
 
 # --- adversarial training ------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 from benchmark.api.defense import Defense, Surrogate
 from benchmark.api.noise import Noise, StreamNoise
 from benchmark.errors import BudgetError, PluginError
+from benchmark.execution.bpda_network import BpdaNetwork
 from benchmark.execution.purifier import PurifierModule
-from benchmark.execution.surfaces import MeteredSurface, SurfaceInputs, build_surface
+from benchmark.execution.surfaces import MeteredSurface, SurfaceInputs, build_surface, make_surface
 from benchmark.plan.tasks import surface_forms
 from benchmark.plugins.plugin import Config
 
@@ -210,6 +212,93 @@ def test_a_pipeline_without_a_purifier_is_refused() -> None:
     assert torch.equal(build_surface(surface_forms.TARGET, inputs, None)(X), X.flatten(1).square())
     with pytest.raises(ValueError, match="no surface of form 'pipeline'"):
         build_surface(surface_forms.PIPELINE, inputs, 1)
+
+
+class Spec:
+    """Stands for the description of a surface and for its context."""
+
+    def __init__(self, form: str, draws: int | None, **helpers: Any) -> None:
+        self.form, self.draws, self.target = form, draws, "target"
+        self.purifier = self.purified_set = self.bpda_network = None
+        self.__dict__.update(helpers)
+
+
+class Models:
+    device = torch.device("cpu")
+
+    def __init__(self, scale: float = 1.0) -> None:
+        self.scale = scale
+        self.module = PurifierModule([Drawn()])
+
+    def dataset(self, spec: Any) -> Any:
+        return SimpleNamespace(image_shape=(3, 2, 4), class_names=["a", "b"])
+
+    def tensors(self, task: Any) -> dict[str, Tensor]:
+        return dict(task)
+
+    def target(self, task: Any) -> nn.Module:
+        return Squares()
+
+    def score_scale(self, task: Any) -> float:
+        return self.scale
+
+    def purifier(self, *_: Any) -> PurifierModule:
+        return self.module
+
+
+class Drawn(Steps):
+    """Adds the noise of the harness."""
+
+    def purify(self, x: Tensor, noise: Noise) -> Tensor:
+        return (x + 0.01 * noise.uniform_like(x)).clamp(0, 1)
+
+
+COLOUR = torch.full((2, 3, 2, 4), 0.5)
+
+
+def made(spec: Spec, context: Models | None = None, seed: int = 7, times: int = 1) -> MeteredSurface:
+    return make_surface(spec, None, context or Models(), seed, times)  # type: ignore[arg-type]
+
+
+def test_the_noise_of_a_surface_follows_from_its_seed() -> None:
+    def scores(seed: int) -> Tensor:
+        one = made(Spec(surface_forms.PIPELINE, 1, purifier="purifier"), seed=seed)
+        assert not one.training
+        return one(COLOUR)
+
+    assert torch.equal(scores(7), scores(7))
+    assert not torch.equal(scores(7), scores(8))
+    noise = StreamNoise(7).uniform_like(COLOUR)
+    assert torch.equal(scores(7), (COLOUR + 0.01 * noise).flatten(1).square())
+
+
+def test_draws_are_multiplied_and_scores_scaled() -> None:
+    for times in (1, 4):
+        one = made(Spec(surface_forms.PIPELINE, 3, purifier="purifier"), times=times)
+        one(COLOUR)
+        assert one.meter.purifies == 2 * 3 * times
+    assert made(Spec(surface_forms.QUERY, None, purifier="purifier"), times=4)(COLOUR).shape == (2, 24)
+    scaled = made(Spec(surface_forms.TARGET, None), Models(scale=8.0))
+    assert torch.equal(scaled(COLOUR), 8 * COLOUR.flatten(1).square())
+    assert scaled.num_classes == 2
+    assert scaled.image_shape == (3, 2, 4)
+
+
+def test_stored_helpers_are_part_of_the_surface() -> None:
+    network = BpdaNetwork(3)
+    nn.init.normal_(network.change[-2].weight)  # type: ignore[arg-type]
+    spec = Spec(surface_forms.BPDA_NETWORK, 1, purifier="purifier", bpda_network=network.state_dict())
+    one = made(spec)
+    leaf = COLOUR.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(one(leaf).sum(), leaf)
+    purified = made(spec).purify(COLOUR)  # type: ignore[attr-defined]
+    again = COLOUR.clone().requires_grad_()
+    (expected,) = torch.autograd.grad((network(again) * 2 * purified).sum(), again)
+    assert torch.allclose(slope, expected, atol=1e-5)
+    assert not any(parameter.requires_grad for parameter in one.parameters())
+    stored = {"images": COLOUR, "labels": torch.tensor([0, 1])}
+    bank = made(Spec(surface_forms.PURIFIED_SET, None, purifier="purifier", purified_set=stored))
+    assert bank(COLOUR).abs().max() < 1e-4
 
 
 # --- the meter ---------------------------------------------------------------------------------------------

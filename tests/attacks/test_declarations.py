@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from benchmark.attacks.apgd_ce import ApgdCe, ApgdCeConfig
 from benchmark.attacks.apgd_dlr_targeted import ApgdDlrTargeted, ApgdDlrTargetedConfig
+from benchmark.attacks.fgsm import Fgsm, FgsmConfig
 from benchmark.attacks.pgd import Pgd, PgdConfig
 from benchmark.attacks.square import Square, SquareConfig
 from pydantic import ValidationError
@@ -72,6 +73,11 @@ def test_every_attack_declares_what_it_is() -> None:
 )
 def test_only_a_pgd_that_can_cross_the_ball_is_mandatory(settings: dict[str, Any], counts: bool) -> None:
     assert Pgd(PgdConfig(eps=0.25, **settings)).mandatory == counts
+
+
+def test_only_our_own_fgsm_computes_a_sweep_at_once() -> None:
+    assert Fgsm(FgsmConfig(eps=0.1)).shares_sweep
+    assert not Fgsm(FgsmConfig(eps=0.1, backend="art")).shares_sweep
 
 
 @pytest.mark.parametrize(("steps", "counts"), [(9, False), (10, True), (100, True)])

@@ -301,6 +301,26 @@ def test_apgd_ce_follows_the_log_of_the_odds() -> None:
     assert found == near(*surface.seen[3])
 
 
+class Waves(Surface):
+    """Three classes whose scores are waves of the pixel."""
+
+    def __init__(self) -> None:
+        super().__init__(3, (1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixel = x.flatten(1)
+        return torch.cat([(20 * pixel).sin(), (33 * pixel).cos(), 2 * pixel - 1], dim=1)
+
+
+def test_apgd_ce_adapts_the_steps_of_each_image_to_its_own_label() -> None:
+    x, labels = torch.tensor([0.3, 0.5, 0.7]).reshape(3, 1, 1, 1), torch.tensor([2, 0, 1])
+    attack = ApgdCe(ApgdCeConfig(eps=0.2, steps=30))
+    together = attack.craft(Waves(), x, labels, Noise(0, range(3)))
+    for row in range(3):
+        alone = attack.craft(Waves(), x[row : row + 1], labels[row : row + 1], Noise(0, [row]))
+        assert torch.allclose(together[row], alone[0], atol=1e-6)
+
+
 class Ladder(Surface):
     """Five classes. Only the third of the wrong ones by score can overtake the true class."""
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from benchmark.attacks import apgd_dlr_targeted
 from benchmark.attacks.apgd_ce import ApgdCe, ApgdCeConfig
 from benchmark.attacks.apgd_dlr_targeted import ApgdDlrTargeted, ApgdDlrTargetedConfig
 from benchmark.attacks.bim import Bim, BimConfig
@@ -16,11 +17,10 @@ from benchmark.attacks.jsma import Jsma, JsmaConfig
 from benchmark.attacks.mim import Mim, MimConfig
 from benchmark.attacks.pgd import Pgd, PgdConfig
 from benchmark.attacks.steps.auto_pgd import auto_pgd
-from benchmark.attacks.steps.goal import Goal, TargetedConfig
 from benchmark.attacks.uniform_noise import UniformNoise, UniformNoiseConfig
 from torch import Tensor
 
-from benchmark.api import Ball, loss_gradient, margin, perturb
+from benchmark.api import Ball, margin, perturb
 from benchmark.api.attack import Attack, Surface
 from benchmark.api.noise import Noise
 
@@ -333,6 +333,32 @@ class Ladder(Surface):
         return torch.stack([zero + 1.0, zero + 0.9, zero + 0.8 - 0.1 * two, 0.7 + one, zero - three], dim=1)
 
 
+def test_the_targeted_difference_of_logits_ratio_by_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    """(target − true) / (highest − mean of third and fourth highest), with its gradient and the logits."""
+    objectives: list[Any] = []
+
+    def run(
+        objective: Any, labels: Tensor, start: Tensor, ball: Ball, *, steps: int
+    ) -> tuple[Tensor, Tensor]:
+        objectives.append(objective)
+        return start, torch.zeros(len(start))
+
+    monkeypatch.setattr(apgd_dlr_targeted, "auto_pgd", run)
+    attack, weights = ApgdDlrTargeted(ApgdDlrTargetedConfig(eps=0.1)), torch.tensor([1.0, 3.0, -1.0, 2.0])
+    surface = Scripted([[1.0]])
+    surface.num_classes = 4
+    surface.forward = lambda x: x.flatten(1) * weights  # type: ignore[method-assign]
+    x, labels = torch.tensor([0.5, 0.25]).reshape(2, 1, 1, 1), torch.tensor([2, 0])
+    attack.craft(surface, x, labels, Noise(0, range(2)))
+    assert len(objectives) == 3
+    gradient, loss, logits = objectives[0](x)  # towards class 1, the highest one for both images
+    assert torch.equal(logits, x.flatten(1) * weights)
+    assert loss.tolist() == pytest.approx([(3 + 1) / (3 - 0), (3 - 1) / (3 - 0)])
+    assert gradient.flatten().tolist() == pytest.approx([0.0, 0.0], abs=1e-5)  # it is invariant to scaling
+    moved = objectives[2](x)[1].tolist()  # towards the lowest one
+    assert moved == pytest.approx([(1 + 1) / 3, (-1 - 1) / 3])
+
+
 @pytest.mark.parametrize(("classes", "breaks"), [(1, False), (2, False), (3, True), (9, True)])
 def test_apgd_dlr_targets_the_classes_with_the_highest_scores(classes: int, breaks: bool) -> None:
     attack = ApgdDlrTargeted(ApgdDlrTargetedConfig(eps=0.5, steps=10, classes=classes))
@@ -379,82 +405,6 @@ def test_jsma_changes_two_pixels_at_a_time_and_no_more_than_allowed(gamma: float
     surface = Weighted([4.0, 3.0, 2.0, 1.0], -9.0)
     found = crafted(Jsma(JsmaConfig(gamma=gamma)), surface, [0.1, 0.1, 0.1, 0.1])
     assert found == (near(1, 1, 1, 1) if breaks else near(0.1, 0.1, 0.1, 0.1))
-
-
-# --- goals -------------------------------------------------------------------------------------------
-
-LOGITS = torch.tensor([[1.0, 3.0, 2.0], [4.0, 0.0, 1.0]])
-LABELS = torch.tensor([0, 0])
-
-
-def test_margins_are_positive_if_the_goal_is_reached() -> None:
-    assert margin(LOGITS, LABELS).tolist() == [2.0, -3.0]
-    assert Goal(LABELS).margin(LOGITS).tolist() == [2.0, -3.0]
-    assert Goal(LABELS, torch.tensor([1, 2])).margin(LOGITS).tolist() == [1.0, -3.0]
-    assert Goal(LABELS, torch.tensor([2, 0])).margin(LOGITS).tolist() == [-1.0, 3.0]
-
-
-class Table(Surface):
-    """Linear scores of three classes of one pixel: slopes 1, 3 and −2."""
-
-    def __init__(self, offsets: Sequence[float] = (0.0, 0.0, 0.0)) -> None:
-        super().__init__(3, (1, 1, 1))
-        self._offsets = torch.tensor(offsets)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.flatten(1) @ torch.tensor([[1.0, 3.0, -2.0]]) + self._offsets
-
-
-def test_the_gradient_of_the_cross_entropy_up_to_its_factor() -> None:
-    """Towards the wrong classes by their softmax among themselves, away from the label."""
-    x = torch.full((1, 1, 1, 1), 0.5)
-    slope, logits = loss_gradient(Table(), x, torch.tensor([0]))
-    weight = 1 / (1 + math.exp(-1 - 1.5))
-    assert logits.tolist() == [[0.5, 1.5, -1.0]]
-    assert slope.item() == pytest.approx(weight * 3 + (1 - weight) * -2 - 1)
-    towards, _ = Goal(torch.tensor([0]), torch.tensor([2])).gradient(Table(), x)
-    other = 1 / (1 + math.exp(-1))
-    assert towards.item() == pytest.approx(-(other * 3 + (1 - other) * 1 + 2))
-    best, _ = Goal(torch.tensor([0])).gradient(Table(), x, "margin")
-    assert best.item() == pytest.approx(3 - 1)
-    aimed, _ = Goal(torch.tensor([0]), torch.tensor([2])).gradient(Table(), x, "margin")
-    assert aimed.item() == pytest.approx(-2 - 3)
-
-
-@pytest.mark.parametrize(
-    ("targeted", "target"),
-    [("next", [1, 2, 0]), ("least-likely", [2, 0, 1]), (False, None)],
-)
-def test_targets_are_chosen_as_named(targeted: Any, target: list[int] | None) -> None:
-    offsets = torch.tensor([[3.0, 2.0, 1.0], [0.0, 2.0, 1.0], [3.0, 2.0, 9.0]])
-    surface = Table()
-    surface.forward = lambda x: offsets  # type: ignore[method-assign]
-    x, labels = torch.zeros(3, 1, 1, 1), torch.tensor([0, 1, 2])
-    goal = TargetedConfig(targeted=targeted).goal(surface, x, labels, Noise(0, range(3)))
-    assert (goal.target is None) == (target is None)
-    assert goal.target is None or goal.target.tolist() == target
-
-
-def test_random_targets_are_wrong_classes_and_depend_on_the_image_alone() -> None:
-    x, labels = torch.zeros(300, 1, 1, 1), torch.arange(300) % 3
-    config = TargetedConfig(targeted="random")
-
-    def drawn(first: int, count: int, seed: int = 0) -> Tensor:
-        part = slice(first, first + count)
-        goal = config.goal(Table(), x[part], labels[part], Noise(seed, range(first, first + count)))
-        assert goal.target is not None
-        return goal.target
-
-    targets = drawn(0, 300)
-    assert not (targets == labels).any()
-    assert torch.equal(drawn(7, 5, seed=3), targets[7:12])
-    assert torch.bincount((targets - labels) % 3)[1:].min() > 110
-
-
-def test_some_images_keep_their_goal() -> None:
-    goal = Goal(torch.tensor([0, 1, 2]), torch.tensor([1, 2, 0])).take(torch.tensor([2, 0]))
-    assert goal.target is not None
-    assert (goal.labels.tolist(), goal.target.tolist()) == ([2, 0], [0, 1])
 
 
 # --- adversarial training ------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: quick test lint lock costs speed faults strength masks docs clean install
+.PHONY: quick test lint lock costs speed faults mutants strength masks docs clean install
 
 quick: $(STAMP)
 	$(BIN)/bench run --grid quick
@@ -30,6 +30,9 @@ lock: $(STAMP)
 
 faults: $(STAMP)
 	$(BIN)/python -m studies.faults
+
+mutants: $(STAMP)
+	$(BIN)/python -m studies.mutants
 
 strength: $(STAMP)
 	$(BIN)/python -m studies.strength

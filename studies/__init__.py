@@ -1,4 +1,4 @@
-"""Programs that measure the harness itself: masking, strength, speed, costs of tasks, AutoAttack."""
+"""Programs that measure the harness itself: masking, strength, speed, costs, AutoAttack, mutants."""
 
 from __future__ import annotations
 

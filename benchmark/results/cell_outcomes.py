@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.files.tables import Row
-from benchmark.metrics import TOLERANCE
 from benchmark.plan.cells import Cell
 from benchmark.results.records import Result
 
@@ -53,10 +52,6 @@ class CellOutcomes:
     def misclassified(self) -> BoolArray:
         """Images that the pipeline misclassified; with several judged draws, in more than half of them."""
         return self.wrong > 0.5
-
-    def inside(self, norm: str, eps: float) -> BoolArray:
-        """Images whose measured distance lies within the ball."""
-        return self.distances[norm] <= eps + TOLERANCE
 
 
 def cell_outcomes(cell: Cell, result: Result) -> CellOutcomes | None:

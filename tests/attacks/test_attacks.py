@@ -15,7 +15,6 @@ from benchmark.attacks.noise import GaussianNoiseAttack, NoiseConfig
 from benchmark.attacks.pgd import Pgd, PgdConfig
 from torch import nn
 
-from benchmark.api.balls import Ball
 from benchmark.api.losses import loss_gradient
 from benchmark.api.noise import Noise
 from benchmark.execution.surfaces import MeteredSurface
@@ -113,16 +112,6 @@ def test_images_stay_in_the_l2_ball(victim: Victim) -> None:
         assert attack.norm == "l2"
 
 
-def test_random_points_fill_the_ball(victim: Victim) -> None:
-    grey = torch.full((50, 1, 28, 28), 0.5)
-    for norm, eps in (("linf", 0.1), ("l2", 2.0)):
-        offset = (Ball(grey, eps, norm).random_point(Noise(0, range(50))) - grey).flatten(1)
-        sizes = offset.abs().amax(dim=1) if norm == "linf" else offset.norm(dim=1)
-        assert sizes.max() <= eps + 1e-5
-        assert sizes.min() > 0.98 * eps  # in so many dimensions almost all volume is near the boundary
-        assert offset.mean().abs() < 0.01 * eps
-
-
 def test_a_confident_classifier_does_not_stop_apgd(victim: Victim) -> None:
     """With a cross-entropy of zero in float32 the step size would be halved without reason."""
     surface, x, labels = victim.surface, victim.x, victim.labels
@@ -147,20 +136,6 @@ def test_more_steps_and_restarts_are_not_weaker(victim: Victim) -> None:
     strong = victim.error(victim.craft(Pgd(PgdConfig(eps=0.08, steps=20))))
     stronger = victim.error(victim.craft(Pgd(PgdConfig(eps=0.08, steps=20, restarts=3))))
     assert weak < strong <= stronger
-
-
-@pytest.mark.parametrize(
-    ("settings", "counts"),
-    [
-        ({"steps": 40}, True),
-        ({"steps": 5}, False),
-        ({"steps": 40, "alpha": 0.001}, False),
-        ({"steps": 10, "alpha": 0.06}, True),
-        ({"steps": 40, "targeted": "next"}, False),
-    ],
-)
-def test_only_a_pgd_that_can_cross_the_ball_is_mandatory(settings: dict[str, Any], counts: bool) -> None:
-    assert Pgd(PgdConfig(eps=0.3, **settings)).mandatory == counts
 
 
 def test_bim_keeps_the_iterate_with_the_largest_margin(victim: Victim) -> None:

@@ -187,6 +187,25 @@ def test_scores_of_ordinary_size_are_not_scaled(size: float) -> None:
 
 
 @pytest.mark.parametrize(
+    ("size", "classes", "scaled"),
+    [
+        (5.99, 10, True),
+        (6.01, 10, False),
+        (199.0, 10, False),
+        (201.0, 10, True),
+        (6.01, 1000, False),
+        (1.85, 2, False),  # log10(2) of six: with two classes there is one wrong class to weight
+        (1.75, 2, True),
+    ],
+)
+def test_the_ordinary_size_of_scores(size: float, classes: int, scaled: bool) -> None:
+    scores = torch.rand(64, classes, generator=torch.Generator().manual_seed(0))
+    factor = scale_for(size / spread(scores) * scores)
+    assert (factor != 1) == scaled
+    assert factor == pytest.approx(16 / size if scaled else 1, rel=1e-3)
+
+
+@pytest.mark.parametrize(
     "scores",
     [
         torch.zeros(4, 3),

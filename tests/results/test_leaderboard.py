@@ -7,117 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow
 import pytest
 
-from benchmark.plan.cells import AttackEntry, Cell, ThreatSpec
-from benchmark.plan.plan import DefenseEntry, ResolvedBlock, SizedDataset, make_plan
-from benchmark.plan.specs import AttackSpec, DatasetSpec, DefenseSpec, TargetSpec
-from benchmark.plan.tasks import (
-    ConsistencyCheck,
-    ConvergenceSearch,
-    Craft,
-    FiniteDifferenceCheck,
-    GradientProbe,
-    PurifiedSet,
-    PurifierSpec,
-    Purify,
-    Score,
-    TrainAttack,
-    TrainBpdaNetwork,
-    TrainDefense,
-    TrainSubstitute,
-    TrainTarget,
-)
+from benchmark.metrics.statistics import wilson
+from benchmark.plan.specs import AttackSpec
 from benchmark.plan.threats import THREATS
-from benchmark.results.cell_outcomes import cell_outcomes
-from benchmark.results.columns import RECORD_COLUMNS
-from benchmark.results.leaderboard import leaderboard
-from benchmark.results.records import Result
-
-N = 100
-KINDS = [
-    task.kind
-    for task in (
-        TrainTarget,
-        TrainDefense,
-        TrainAttack,
-        TrainSubstitute,
-        PurifiedSet,
-        TrainBpdaNetwork,
-        GradientProbe,
-        ConvergenceSearch,
-        Craft,
-        Purify,
-        ConsistencyCheck,
-        FiniteDifferenceCheck,
-        Score,
-    )
-]
-
-
-def attack(name: str, eps: float | None = 0.3, norm: str = "linf", mandatory: bool = False) -> AttackSpec:
-    config = {} if eps is None else {"eps": eps}
-    return AttackSpec(name, config, config, norm=norm, eps=eps, mandatory=mandatory)
-
-
-PGD, FGSM, CW = attack("pgd", mandatory=True), attack("fgsm"), attack("cw", eps=None, norm="l2")
-
-
-def cells(*attacks: AttackSpec, defenses: tuple[str, ...] = ("mine", "placebo"), seeds=(0,)) -> list[Cell]:
-    """One cell for each defense, attack and threat; the defense "placebo" is a control."""
-    specs = [
-        DefenseSpec(name, {}, {}, trainable=name != "placebo", control=name == "placebo") for name in defenses
-    ]
-    block = ResolvedBlock(
-        datasets=(SizedDataset(DatasetSpec("data", {}, {}, images="0", test_size=N), N),),
-        targets=(TargetSpec("net", {}, {}),),
-        defenses=tuple(DefenseEntry({"data": (spec,)}) for spec in specs),
-        attacks=tuple(map(AttackEntry, attacks)),
-        threats=tuple(ThreatSpec(name, threat.config_type()) for name, threat in THREATS.items()),
-        target_seeds=(0,),
-        defense_seeds=seeds,
-        attack_seeds=(0,),
-        sources={"data": TargetSpec("net", {}, {})},
-    )
-    return list(make_plan([block]).cells)
-
-
-def result(
-    cell: Cell,
-    wrong: set[int],
-    *,
-    linf: float = 0.3,
-    margins=None,
-    status: str = "ok",
-    flags: str = "",
-    n: int = N,
-) -> Result:
-    row = dict.fromkeys(RECORD_COLUMNS) | cell.identity | {"status": status, "flags": flags}
-    row |= dict.fromkeys(("clean_error", "psnr", "ssim", "purify_ms"), 0.0)
-    if status != "ok":
-        return Result(row, None)
-    labels = np.zeros(n, dtype=int)
-    predictions = labels.copy()
-    predictions[list(wrong)] = 1
-    table = {"label": labels, "wrong": predictions.astype(float), "clean_wrong": np.zeros(n)}
-    table["loop_wrong"] = predictions == 1
-    margins = np.where(predictions == 1, 1.0, -1.0) if margins is None else np.asarray(margins, dtype=float)
-    table |= {"margin": margins, "clean_margin": np.full(n, -2.0)}
-    table |= {norm: np.full(n, linf) for norm in ("l0", "l2", "linf")}
-    table |= {name: np.arange(n, dtype=float) for name in ("psnr", "ssim")}
-    outcomes = pyarrow.table(table)
-    return Result(row, outcomes, outcomes)
-
-
-def board(cases: list[tuple[Cell, Result]], threat: str = "white-box") -> pd.DataFrame:
-    outcomes = [cell_outcomes(cell, cell_result) for cell, cell_result in cases]
-    rows = pd.DataFrame(leaderboard([member for member in outcomes if member is not None]))
-    return rows[rows["threat"] == threat].set_index("defense")
-
-
-def is_cell(cell: Cell, defense: str, attack_name: str, threat: str) -> bool:
-    return (cell.purifier.name, cell.attack.name, cell.threat.name) == (defense, attack_name, threat)
+from tests.results.hand_made import CW, FGSM, PGD, N, attack, board, cells, is_cell, made_random, result
 
 
 def test_the_worst_case_is_taken_per_image_and_not_as_a_mean_or_a_maximum() -> None:
@@ -260,6 +155,127 @@ def test_a_defense_must_beat_the_controls_significantly(errors: set[int], below:
     assert ("below-control" in board(cases).loc["mine", "flags"]) == below
 
 
+def test_a_defense_must_beat_every_control() -> None:
+    wrong = {"mine": 10, "placebo": 30, "placebo-2": 12}
+    found = cells(PGD, defenses=tuple(wrong))
+    assert (
+        "below-control"
+        in board([(c, result(c, range(wrong[c.purifier.name]))) for c in found]).loc["mine", "flags"].split()
+    )
+    wrong["placebo-2"] = 30
+    assert not board([(c, result(c, range(wrong[c.purifier.name]))) for c in found]).loc["mine", "flags"]
+
+
+def test_a_defense_must_beat_the_controls_on_its_worst_seed() -> None:
+    def flags(*errors: int) -> str:
+        found = cells(PGD, seeds=(0, 1, 2))
+        wrong = {("mine", seed): count for seed, count in enumerate(errors)} | {("placebo", None): 30}
+        cases = [(c, result(c, range(wrong[c.purifier.name, c.purifier.seed]))) for c in found]
+        return str(board(cases).loc["mine", "flags"])
+
+    assert flags(10, 10, 10) == ""
+    assert flags(10, 29, 10) == "below-control"
+    assert flags(29, 10, 10) == "below-control"
+    assert flags(10, 10, 29) == "below-control"
+
+
+@pytest.mark.parametrize(("fewer", "below"), [(4, True), (5, False)])
+def test_five_images_fewer_are_significantly_fewer(fewer: int, below: bool) -> None:
+    """0.5⁵ is below 0.05, and 0.5⁴ is not."""
+    wrong = {"mine": range(30 - fewer), "placebo": range(30)}
+    flags = board([(c, result(c, wrong[c.purifier.name])) for c in cells(PGD)]).loc["mine", "flags"]
+    assert flags == ("below-control" if below else "")
+
+
+def test_two_controls_are_beaten_with_the_correction_of_holm() -> None:
+    """0.5⁵ is above 0.05 / 2, and 0.5⁶ is below."""
+    for fewer, below in ((5, True), (6, False)):
+        names = ("mine", "placebo", "placebo-2")
+        wrong = dict.fromkeys(names, range(30)) | {"mine": range(30 - fewer)}
+        cases = [(c, result(c, wrong[c.purifier.name])) for c in cells(PGD, defenses=names)]
+        assert ("below-control" in board(cases).loc["mine", "flags"]) == below
+
+
+def test_a_control_with_fewer_images_leaves_the_check_unchecked() -> None:
+    """In doubt itself, it does not reduce the images of the row."""
+    for n, unchecked in ((N, False), (N - 1, True)):
+        options = {"placebo": {"n": n, "flags": "zero-gradient"}}
+        found = [
+            (
+                c,
+                result(
+                    c, {"mine": (), "placebo": range(30)}[c.purifier.name], **options.get(c.purifier.name, {})
+                ),
+            )
+            for c in cells(PGD)
+        ]
+        assert ("unchecked:below-control" in board(found).loc["mine", "flags"]) == unchecked
+
+
+def test_a_random_control_is_compared_by_its_joint_selection() -> None:
+    """The maximum over several selections would let a control look worse than it is."""
+    cases = []
+    for c in map(made_random, cells(PGD, FGSM)):
+        lucky = c.attack.name == "fgsm"
+        wrong = range(22) if c.purifier.name == "mine" else range(60 if lucky else 24)
+        cases.append((c, result(c, wrong, margins=np.full(N, 0.1 if lucky else 0.2))))
+    rows = board(cases)
+    assert rows.loc["placebo", "error"] == 0.6
+    assert "below-control" in rows.loc["mine", "flags"]
+
+
+def test_ranked_rows_are_compared_on_the_images_that_all_of_them_have() -> None:
+    """On its own images the second defense is worse, on the shared ones better."""
+    wrong = {"a": range(10), "b": range(35, 100), "placebo": range(30)}
+    options = {"a": {"n": 40}}
+    names = tuple(wrong)
+    cases = [
+        (c, result(c, wrong[c.purifier.name], **options.get(c.purifier.name, {})))
+        for c in cells(PGD, defenses=names)
+    ]
+    rows = board(cases)
+    assert rows["n"].to_dict() == dict.fromkeys(names, 40)
+    assert rows["error"].to_dict() == {"a": 10 / 40, "b": 5 / 40, "placebo": 30 / 40}
+    assert rows["rank"].to_dict() == {"b": 1, "a": 2, "placebo": 3}
+    assert list(rows.index) == ["b", "a", "placebo"]
+
+
+def test_clean_errors_count_in_the_worst_case() -> None:
+    cases = [(c, result(c, range(5), clean_wrong=range(3, 9))) for c in cells(PGD)]
+    row = board(cases).loc["mine"]
+    assert (row["error"], row["clean_error"]) == (0.09, 0.06)
+    assert (row["error_low"], row["error_high"]) == pytest.approx(wilson(9, N))
+
+
+def test_rows_in_doubt_come_last_in_the_order_of_the_grid() -> None:
+    names = ("doubted", "a", "placebo", "b")
+    wrong = {"doubted": (), "a": range(9), "placebo": range(5), "b": range(3)}
+    flagged = {"doubted": "zero-gradient"}
+    cases = [
+        (c, result(c, wrong[c.purifier.name], flags=flagged.get(c.purifier.name, "")))
+        for c in cells(PGD, defenses=names)
+    ]
+    assert list(board(cases).index) == ["b", "placebo", "a", "doubted"]
+
+
+def test_balls_and_attackers_are_ranked_apart() -> None:
+    small, large = attack("pgd", 0.1, mandatory=True), attack("pgd", 0.3, mandatory=True)
+    cases = [
+        (c, result(c, range(20 if c.attack.eps == 0.3 else 2), linf=c.attack.eps))
+        for c in cells(small, large)
+    ]
+    for threat in ("white-box", "black-box"):
+        rows = board(cases, threat).reset_index().set_index(["defense", "eps"])
+        assert set(rows["rank"]) == {1}
+
+
+def test_the_gap_is_that_of_the_same_defense_and_ball() -> None:
+    found = {("mine", "black-box"): 10, ("mine", "white-box"): 25, ("placebo", "black-box"): 20}
+    cases = [(c, result(c, range(found.get((c.purifier.name, c.threat.name), 8)))) for c in cells(PGD)]
+    rows = board(cases)
+    assert rows["gap"].to_dict() == pytest.approx({"mine": 0.15, "placebo": 0.0})
+
+
 def test_without_controls_the_check_is_unchecked() -> None:
     rows = board([(c, result(c, set())) for c in cells(PGD, defenses=("mine",))])
     assert rows.loc["mine", "flags"] == "unchecked:below-control"
@@ -323,12 +339,6 @@ def test_luck_of_the_draws_never_makes_a_stronger_attacker_look_weaker(
             for wider, threat in THREATS.items():
                 if cell.threat.name in threat.nested:
                     assert errors[wider] >= max(single, errors[cell.threat.name])
-
-
-def made_random(cell: Cell) -> Cell:
-    (part,) = cell.purifier.parts
-    part = replace(part, defense=replace(part.defense, stochastic=True))
-    return replace(cell, purifier=PurifierSpec((part,)))
 
 
 def test_the_written_leaderboard_has_ranks_and_gaps(small_run, tmp_path: Path) -> None:

@@ -24,11 +24,11 @@ def build_convolutions(channels: int, outputs: int) -> nn.Sequential:
     """The paper's critic with one output, or the encoder with one output for each latent."""
     return nn.Sequential(
         nn.Conv2d(channels, 64, 5, stride=2, padding=2),
-        nn.LeakyReLU(0.2),
+        LeakyReLU(),
         nn.Conv2d(64, 128, 5, stride=2, padding=2),
-        nn.LeakyReLU(0.2),
+        LeakyReLU(),
         nn.Conv2d(128, 256, 5, stride=2, padding=2),
-        nn.LeakyReLU(0.2),
+        LeakyReLU(),
         nn.Flatten(),
         nn.Linear(256 * 4 * 4, outputs),
     )
@@ -52,6 +52,17 @@ def initialise(module: nn.Module) -> None:
         nn.init.xavier_uniform_(module.weight)
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear) and module.bias is not None:
         nn.init.zeros_(module.bias)
+
+
+class LeakyReLU(nn.Module):
+    """Leaky ReLU with a slope of 0.2, whose second derivative is left out: it is 0.
+
+    torch's own propagates these zeros through all layers if a loss contains a gradient, as the penalty of
+    WGAN-GP does.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.where(x.detach() > 0, 1.0, 0.2).to(x.dtype)
 
 
 class _PaperGenerator(nn.Module):

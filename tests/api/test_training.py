@@ -37,6 +37,7 @@ DEFENSES: dict[str, dict[str, Any]] = {
     "defense-gan": {
         "name": "defense-gan",
         "generator": "dcgan",
+        "bfloat16": True,
         "latent": 4,
         "steps": 6,
         "critic_steps": 2,

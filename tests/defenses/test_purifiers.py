@@ -14,6 +14,7 @@ from benchmark.defenses.gaussian_noise import GaussianNoise, GaussianNoiseConfig
 from benchmark.defenses.iso_gan import IsoGan, IsoGanConfig
 from benchmark.defenses.magnet import Magnet, MagnetConfig
 from benchmark.defenses.nets.ape_gan_networks import build_discriminator, build_generator
+from benchmark.defenses.nets.defense_gan_networks import LeakyReLU, build_convolutions, initialise
 from benchmark.defenses.nets.training_steps import adversarial_batch
 from benchmark.defenses.puvae import PuVae, PuVaeConfig
 from benchmark.defenses.tv_min import TvMin, TvMinConfig, _variation_gradient
@@ -210,6 +211,23 @@ def test_the_gradient_penalty_uses_the_norm_of_a_whole_image() -> None:
     norm = critic[1].weight.norm().item()
     penalty = _gradient_penalty(critic, torch.rand(5, 1, 28, 28), torch.rand(5, 1, 28, 28))
     assert penalty.item() == pytest.approx((norm - 1) ** 2, rel=1e-4)
+
+
+def test_the_critic_has_the_derivatives_of_torchs_leaky_relu() -> None:
+    critic = build_convolutions(1, 1).apply(initialise).double()
+    layers = [nn.LeakyReLU(0.2) if isinstance(layer, LeakyReLU) else layer for layer in critic]
+    reference = nn.Sequential(*layers)  # shares the weights
+    assert any(isinstance(layer, nn.LeakyReLU) for layer in layers)
+    images = torch.rand(8, 1, 28, 28).double()
+    real, fake = images.chunk(2)
+    found, expected = ([], [])
+    for network, gradients in ((critic, found), (reference, expected)):
+        torch.manual_seed(0)  # the same points between real and generated images
+        penalty = _gradient_penalty(network, real, fake)
+        loss = penalty - network(real).mean()
+        gradients += torch.autograd.grad(loss, list(critic.parameters()))
+    for one, other in zip(found, expected, strict=True):
+        assert torch.allclose(one, other, atol=1e-9)
 
 
 def test_in_attacks_a_projection_continues_from_the_last_one() -> None:

@@ -51,11 +51,11 @@ class DefenseGanConfig(Config):
     Training: `steps` updates of the generator, with `critic_steps` of the critic before each. `average` is
     the decay of a running mean of the generator's weights, which is used for purifying (0: the last weights,
     as published). `bfloat16` computes the passes of both networks in bfloat16 (autocast); weights, losses and
-    optimizers stay in float32. Every `check_every` generator steps 100 validation images are purified, clean and with FGSM
-    of 0.3 against the source. Training ends when this adds at most `stop_clean` to the source's error and the
-    FGSM error is at most `stop_fgsm`. The clean error alone would end it far too early: a generator after
-    a few steps can produce any image, perturbations included. Then the encoder, which only the short-cuts
-    use, is trained on `encoder_steps` batches.
+    optimizers stay in float32. Every `check_every` generator steps 100 validation images are purified,
+    clean and with FGSM of 0.3 against the source. Training ends when this adds at most `stop_clean` to the
+    source's error and the FGSM error is at most `stop_fgsm`. The clean error alone would end it far too
+    early: a generator after a few steps can produce any image, perturbations included. Then the encoder,
+    which only the short-cuts use, is trained on `encoder_steps` batches.
 
     Projection: `restarts` × `iterations` of gradient descent with `rate` (a tenth of it for the last fifth)
     and `momentum`, from latents of standard deviation `start_std` (null: sqrt(1 / latent) as in the official

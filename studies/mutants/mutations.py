@@ -154,8 +154,8 @@ class _Finder:
         before, head, tail = self._text[first:last], self._text[first:start], self._text[end:last]
         after = head + replacement.encode() + tail
         line = self._lines.index(first) + 1
-        shown = [" ".join(text.decode().split()) for text in (before, after)]
-        return Mutant(self._path, scope, line, kind, start, end, replacement, *shown)
+        old, new = (" ".join(text.decode().split()) for text in (before, after))
+        return Mutant(self._path, scope, line, kind, start, end, replacement, old, new)
 
     def _start(self, node: ast.expr | ast.stmt) -> int:
         return self._lines[node.lineno - 1] + node.col_offset
